@@ -105,6 +105,31 @@ def test_a_resumed_log_drops_later_steps_and_half_a_line(tmp_path: Path) -> None
     assert rows(tmp_path)[0]["gradient_norm"] is None, "JSON has no infinity"
 
 
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_a_kill_while_a_resumed_log_is_opened_loses_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    with closing(RunLog(tmp_path, 0)) as log:
+        log.step(record(1))
+        log.evaluation(1, "toy", {"miou": 50.0})
+        log.step(record(2))
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+
+    def kill(path: Path, *arguments: Any) -> None:
+        if step == "write_bytes":
+            path.open("wb").close()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, step, kill)
+        RunLog(tmp_path, 1)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    with closing(RunLog(tmp_path, 1)) as log:
+        assert log.has_evaluation(1, "toy")
+    assert [row["step"] for row in rows(tmp_path)] == [1, 1]
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_the_best_step_has_the_highest_mean_over_all_sets(tmp_path: Path) -> None:
     with closing(RunLog(tmp_path, 0)) as log:
         steps = {1, 2, 3, 4}
