@@ -13,7 +13,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -117,8 +117,10 @@ class CheckpointWriter:
         path = of_step(folder, step)
         if distributed.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            for leftover in (path, *folder.glob("*.partial")):
+            for leftover in folder.glob("*.partial"):
                 shutil.rmtree(leftover, ignore_errors=True)
+            if path.exists():
+                _delete(path)
         distributed.barrier()
         # torch warns of a single process; `catch_warnings` would act on all threads
         warnings.filterwarnings("ignore", module=r"torch\.distributed\.checkpoint")
@@ -325,7 +327,19 @@ def _delete_old(folder: Path, newest: int, best: int | None) -> None:
         kept.append(of_step(folder, best))
     for path in _all(folder):
         if path not in kept:
-            shutil.rmtree(path)
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    """Delete a checkpoint as far as the system lets it; the next start deletes what is left.
+
+    It loses its name first: half a checkpoint must not count as one.
+    """
+    partial = path.with_suffix(".partial")
+    with suppress(OSError):  # it stays complete
+        path.rename(partial)
+        sync(path.parent)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _all(folder: Path) -> list[Path]:

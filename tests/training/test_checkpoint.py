@@ -1,6 +1,8 @@
+import errno
 import importlib
 import pickle
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,54 @@ def test_a_half_written_checkpoint_is_ignored_and_then_deleted(tmp_path: Path) -
     assert newest is not None and load(newest)[0, 0] == 5
     save(tmp_path, 15)
     assert names(tmp_path) == ["step-00000005", "step-00000015"]
+
+
+@pytest.mark.parametrize("failing", ["rmtree", "rename"])
+def test_an_old_checkpoint_that_cannot_be_deleted_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """It is half deleted, as on a network disk whose files are open elsewhere, or not at all."""
+    save(tmp_path, 5)
+    rename = Path.rename
+
+    def half(path: Path, ignore_errors: bool = False) -> None:
+        if path.is_dir():
+            (path / "values.json").unlink()
+        if not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == "step-00000005":
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        if failing == "rmtree":
+            patch.setattr(shutil, "rmtree", half)
+        else:
+            patch.setattr(Path, "rename", refuse)
+        save(tmp_path, 6, newest=1)
+    left = {"rmtree": "step-00000005.partial", "rename": "step-00000005"}[failing]
+    assert names(tmp_path) == [left, "step-00000006"]
+    assert checkpoint.steps(tmp_path) == ({6} if failing == "rmtree" else {5, 6})
+    save(tmp_path, 7, newest=1)
+    assert names(tmp_path) == ["step-00000007"]
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 5)
+
+    def kill(path: Path, **_: object) -> None:
+        next(path.iterdir()).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", kill)
+        save(tmp_path, 5)
+    assert checkpoint.newest(tmp_path) is None
+    assert load(save(tmp_path, 5))[0, 0] == 5
 
 
 def test_a_checkpoint_that_cannot_be_written_takes_no_space(tmp_path: Path) -> None:
