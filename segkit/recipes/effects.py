@@ -4,6 +4,7 @@ They are not part of the recipe's own checks: a run that has such keys stays rea
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from segkit.errors import InputError
 from segkit.recipes.schema import Recipe
@@ -16,6 +17,24 @@ _QUERY_WEIGHTS = ("classification", "focal", "projection")
 _OF_QUERIES = (*_QUERY_WEIGHTS, "points", "merge_threshold")
 """Keys of the loss that only the training of queries reads. `dice` and `pairwise` weight the losses
 of box prompts as well, whose other losses have fixed weights."""
+
+_WITHOUT_BATCH_NORMS = ("vitdet:", "swin_", "swinv2_", "convnext_", "convnextv2_")
+"""How the names of backbones with layer norms begin."""
+
+
+def may_have_batch_norms(backbone: str) -> bool:
+    """Whether a backbone has batch norms, as far as its name says it."""
+    return not backbone.startswith(_WITHOUT_BATCH_NORMS)
+
+
+def drop_needless_freeze_norm(recipe: dict[str, Any]) -> None:
+    """Remove `model.freeze_norm` from the JSON values of a recipe where it has no influence.
+
+    Interrupted trainings by the shipped recipes of an earlier segkit have it nevertheless.
+    """
+    model = recipe.get("model")
+    if isinstance(model, dict) and not may_have_batch_norms(str(model.get("backbone"))):
+        model.pop("freeze_norm", None)
 
 
 def require_effects(recipe: Recipe, *, resume: bool = False) -> None:
@@ -100,6 +119,14 @@ def _unread(recipe: Recipe) -> Iterator[Case]:
             f"model.{key}": (has_encoder, 'only model.pixel_decoder = "deformable" has an encoder')
             for key in ("encoder_layers", "encoder_feedforward_dim")
         },
+        "model.freeze_norm": (
+            may_have_batch_norms(recipe.model.backbone),
+            f"{recipe.model.backbone} has no batch norms",
+        ),
+        "optimizer.backbone_layer_decay": (
+            recipe.optimizer.backbone_lr_factor > 0,
+            "the backbone is frozen (optimizer.backbone_lr_factor is 0)",
+        ),
     }
     for name, (is_read, reason) in reasons.items():
         section, _, key = name.partition(".")
@@ -108,7 +135,7 @@ def _unread(recipe: Recipe) -> Iterator[Case]:
         value = getattr(values, key)
         is_off = value == 0 and key in _QUERY_WEIGHTS  # as it is without queries
         useless = value != default and not is_off and not is_read
-        yield useless, name, reason, f"set {name}={default}"
+        yield useless, name, reason, f"set {name}={str(default).lower()}"
 
 
 def effect_notes(recipe: Recipe) -> list[str]:

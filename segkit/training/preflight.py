@@ -35,7 +35,7 @@ from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.metrics.evaluate import check_task
 from segkit.metrics.task_metrics import EvalOptions
-from segkit.recipes.effects import require_effects
+from segkit.recipes.effects import drop_needless_freeze_norm, require_effects
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import RESOLVED_KEYS, resolve_init_from
@@ -331,6 +331,7 @@ def _comparable(fingerprint: dict[str, Any]) -> dict[str, Any]:
     for section, keys in _FREE_KEYS.items():
         for key in keys:
             recipe.get(section, {}).pop(key, None)
+    drop_needless_freeze_norm(recipe)
     if isinstance(data := recipe.get("data"), dict) and "batch_size" in data:
         data["batch_size"] *= processes
     return copy

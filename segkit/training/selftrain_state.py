@@ -8,6 +8,7 @@ from typing import Any
 from segkit import parse
 from segkit.atomic import write_text
 from segkit.errors import InputError
+from segkit.recipes.effects import drop_needless_freeze_norm
 from segkit.training.selftrain_plan import SelfTrainingPlan
 
 STATE = "selftrain.json"
@@ -33,11 +34,11 @@ def read_state(out: Path, plan: SelfTrainingPlan) -> list[dict[str, Any]]:
     if not (isinstance(inputs, dict) and isinstance(rounds, list) and all(map(_is_round, rounds))):
         hint = "give another --out"
         raise InputError("is not the record of a self-training", file=file, hint=hint)
-    differing = [
-        key
-        for key, value in json.loads(json.dumps(plan.fingerprint)).items()
-        if inputs.get(key) != value
-    ]
+    fingerprint = json.loads(json.dumps(plan.fingerprint))
+    for recipe in (fingerprint["recipe"], inputs.get("recipe")):
+        if isinstance(recipe, dict):
+            drop_needless_freeze_norm(recipe)
+    differing = [key for key, value in fingerprint.items() if inputs.get(key) != value]
     if differing:
         hint = "give the same, or another --out"
         message = f"holds a self-training with another {' and another '.join(differing)}"

@@ -31,6 +31,8 @@ def test_the_recipes_of_the_paper_differ_only_in_their_backbone_and_its_training
     assert small["model"].pop("backbone") == "resnet50.a1_in1k"
     assert base["model"].pop("backbone") == "vitdet:vit_base_patch16_224.mae"
     assert (small["model"].pop("drop_path"), base["model"].pop("drop_path")) == (None, 0.1)
+    norms = "freeze_norm"  # a ViT has no batch norms
+    assert (small["model"].pop(norms), base["model"].pop(norms)) == (True, False)
     rates = ("backbone_lr_factor", "backbone_layer_decay")
     assert [[recipe["optimizer"].pop(key) for key in rates] for recipe in (small, base)] == [
         [0.1, 1.0],

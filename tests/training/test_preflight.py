@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 
 from segkit.data.check_sets import is_target
 from segkit.errors import InputError, SegkitError
-from segkit.recipes.effects import effect_notes, require_effects
+from segkit.recipes.effects import effect_notes, may_have_batch_norms, require_effects
 from segkit.recipes.load import known_recipes, load_recipe
 from segkit.sample import Segment
 from segkit.shards.header import Header
@@ -18,7 +20,7 @@ from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.taxonomy import Category, Taxonomy
-from segkit.training.preflight import check_inputs, check_training, encode_names
+from segkit.training.preflight import check_inputs, check_resumable, check_training, encode_names
 from segkit.training.train import train
 from segkit.training.trainer import Callbacks
 from tests.commands.slips import assert_refused_before_torch
@@ -190,6 +192,14 @@ def test_boxes_without_masks_are_required_to_assist_them(toy: ShardSet, tmp_path
         ),
         (["loss.pairwise=0", "loss.pairwise_warmup_steps=3"], r"loss\.pairwise is 0"),
         (["model.encoder_layers=2"], "has an encoder"),
+        *(
+            (["model.freeze_norm=true", f"model.backbone={name}"], f"{name} has no batch norms")
+            for name in ("vitdet:vit_tiny_patch16_224", "swin_tiny_patch4_window7_224")
+        ),
+        (
+            ["optimizer.backbone_layer_decay=0.7", "optimizer.backbone_lr_factor=0"],
+            r"backbone_layer_decay: it does nothing: the backbone is frozen.*decay=1\.0$",
+        ),
         (["model.encoder_feedforward_dim=8"], "has an encoder"),
     ],
 )
@@ -199,6 +209,39 @@ def test_keys_without_an_effect_are_refused(
     recipe = load_recipe(str(write_recipe(tmp_path / "tiny.toml")), overrides)
     with pytest.raises(InputError, match=message):
         check_inputs(recipe, [(str(toy.path), 1.0)], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "has_some"),
+    [
+        ("vitdet:vit_tiny_patch16_224", False),
+        ("swin_tiny_patch4_window7_224", False),
+        ("swinv2_cr_tiny_224", False),
+        ("convnext_atto", False),
+        ("convnextv2_atto", False),
+        ("test_efficientnet", True),
+        ("resnet18", True),
+    ],
+)
+def test_names_tell_of_batch_norms(name: str, has_some: bool) -> None:
+    norms = torch.nn.modules.batchnorm._BatchNorm
+    with torch.device("meta"):
+        network = timm.create_model(name.removeprefix("vitdet:"))
+    assert any(isinstance(module, norms) for module in network.modules()) == has_some
+    assert may_have_batch_norms(name) == has_some
+
+
+def test_an_interrupted_run_may_have_frozen_batch_norms_that_it_lacks(tmp_path: Path) -> None:
+    """The shipped recipes of an earlier segkit did."""
+    name = "dataseg-swin-t"
+    now, before = ({"recipe": load_recipe(name).model_dump(mode="json")} for _ in range(2))
+    assert not now["recipe"]["model"]["freeze_norm"]
+    before["recipe"]["model"]["freeze_norm"] = True
+    check_resumable(before, now, tmp_path)
+    for fingerprint in (now, before):
+        fingerprint["recipe"]["model"]["backbone"] = "resnet18"
+    with pytest.raises(InputError, match=r"recipe \(model\.freeze_norm\)"):
+        check_resumable(before, now, tmp_path)
 
 
 def test_box_prompts_learn_without_any_weight_of_the_queries(toy: ShardSet, tmp_path: Path) -> None:

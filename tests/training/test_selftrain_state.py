@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from typer.testing import CliRunner
 from segkit.commands.app import app
 from segkit.errors import InputError
 from segkit.inference.calibrate import ScoredBoxes
+from segkit.recipes.load import load_recipe
 from segkit.runs.open_run import load_run
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.training import selftrain as module
 from segkit.training.selftrain import SelfTraining, selftrain
+from segkit.training.selftrain_state import read_state
 from tests.training.toy import write_recipe, write_toy_set
 
 FAST = ["inference.pseudo_score=0", "loss.matching=false"]
@@ -92,6 +95,21 @@ def test_fewer_rounds_after_a_kill_end_earlier(
     assert (printed["best"], printed["stopped"]) == (1, False)
     assert printed["masks"] == before.rounds[1]["masks"]
     assert len(json.loads((home / "work/selftrain.json").read_text())["rounds"]) == 3
+
+
+def test_frozen_batch_norms_that_a_backbone_lacks_do_not_hinder_a_resume(tmp_path: Path) -> None:
+    """The shipped recipes of an earlier segkit had them."""
+    recipe = load_recipe("dataseg-swin-t").model_dump(mode="json")
+    plan: Any = SimpleNamespace(fingerprint={"recipe": recipe, "tta": False})
+    before = json.loads(json.dumps(plan.fingerprint))
+    before["recipe"]["model"]["freeze_norm"] = True
+    file = tmp_path / "selftrain.json"
+    file.write_text(json.dumps({"inputs": before, "rounds": []}))
+    assert read_state(tmp_path, plan) == []
+    before["recipe"]["model"]["backbone"] = "resnet18"
+    file.write_text(json.dumps({"inputs": before, "rounds": []}))
+    with pytest.raises(InputError, match="another recipe"):
+        read_state(tmp_path, plan)
 
 
 @pytest.mark.parametrize("early", [False, True])
