@@ -20,6 +20,7 @@ from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import DataSeg, Outputs
 from segkit.recipes.schema import Recipe
 from segkit.training.optimizer import freeze_backbone
+from segkit.training.setup import require_batch_statistics
 
 LOSS_FACTOR = 4
 """Memory of matching and losses over that of the float32 mask logits of all layers. Measured at the
@@ -69,10 +70,14 @@ def estimate_memory(
             and MAX_BOXES as denoising queries, if the recipe trains them.
         processes: over which FSDP shards weights, gradients, moments and average.
         cuda: whether it runs on a GPU.
+
+    Raises:
+        InputError: a batch of one pixel for batch norms.
     """
     config = recipe.model.model_copy(update={"backbone_weights": None, "init_from": None})
     with torch.random.fork_rng(devices=[]):
         model = DataSeg(config).train()
+    require_batch_statistics(model, recipe.data)
     if recipe.training.activation_checkpointing:
         model.recompute_activations()
     parameters = sum(parameter.numel() for parameter in model.parameters())

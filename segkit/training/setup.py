@@ -7,15 +7,17 @@ from typing import Any
 
 import torch
 from timm.models import get_pretrained_cfg, is_model
+from torch import nn
 
 from segkit import distributed
 from segkit.distributed import choose_device
 from segkit.errors import InputError
 from segkit.hub import is_hugging_face
+from segkit.model.backbone import STRIDES
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.model.vitdet import timm_name
 from segkit.recipes.load import load_recipe
-from segkit.recipes.schema import Recipe
+from segkit.recipes.schema import DataConfig, Recipe
 from segkit.shards.reader import ShardSet
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training.preflight import (
@@ -156,3 +158,20 @@ def resolve_pixel_statistics(recipe: Recipe) -> Recipe:
         return recipe
     statistics = {"pixel_mean": tuple(weights.mean), "pixel_std": tuple(weights.std)}
     return recipe.model_copy(update={"model": model.model_copy(update=statistics)})
+
+
+def require_batch_statistics(model: nn.Module, config: DataConfig) -> None:
+    """Raise InputError where a batch norm would get one pixel, which has no variance.
+
+    Args:
+        model: in training mode.
+        config: size and number of the crops of a batch.
+    """
+    pixels = config.batch_size * (config.image_size // STRIDES[-1]) ** 2
+    norms = nn.modules.batchnorm._BatchNorm
+    if pixels > 1 or not any(isinstance(m, norms) and m.training for m in model.modules()):
+        return
+    size = config.image_size
+    message = f"one crop of {size} pixels gives batch norms no statistics: its last map has 1 pixel"
+    hint = "set data.batch_size=2, or data.image_size=64, or model.freeze_norm=true"
+    raise InputError(message, record="data.batch_size", hint=hint)

@@ -29,7 +29,7 @@ from segkit.training.preflight import (
     require_no_interrupted_run,
 )
 from segkit.training.publish_run import publish, write_inputs, write_model
-from segkit.training.setup import TrainingSetup
+from segkit.training.setup import TrainingSetup, require_batch_statistics
 from segkit.training.trainer import Callbacks, Trainer
 
 
@@ -121,6 +121,7 @@ def _build_trainer(setup: TrainingSetup) -> Trainer:
     recipe = setup.recipe
     torch.manual_seed(recipe.training.seed)
     model = DataSeg(recipe.model)
+    require_batch_statistics(model.train(), recipe.data)
     if recipe.model.init_from is not None:
         init_from(model, recipe.model.init_from, recipe_encoding(recipe))
     model = model.to(setup.device)

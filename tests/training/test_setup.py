@@ -21,6 +21,7 @@ from segkit.training.preflight import (
     encode_names,
     name_sets,
 )
+from segkit.training.run_plan import plan_training
 from segkit.training.setup import open_datasets, resolve_pixel_statistics
 from segkit.training.train import train
 from tests.training.toy import TAXONOMY, write_toy_set
@@ -67,6 +68,20 @@ def test_images_are_normalized_as_public_mask2formers_were_trained(backbone: str
     assert pixel_statistics(recipe) == IMAGENET
     run = load_recipe("dataseg-mini", ["model.init_from=work/run"])
     assert resolve_pixel_statistics(run) is run
+
+
+def test_a_batch_of_one_pixel_is_refused_where_batch_norms_learn(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    data, small = [(str(toy_set.path), 1.0)], ["data.image_size=32", "data.batch_size=1"]
+    hint = "set data.batch_size=2, or data.image_size=64, or model.freeze_norm=true"
+    with pytest.raises(InputError, match=f"one crop of 32 pixels.*; {hint}"):
+        train(tiny, data, tmp_path / "run", device="cpu", steps=1, overrides=small)
+    with pytest.raises(InputError, match="one crop of 32 pixels"):  # --plan
+        plan_training(load_recipe(tiny, small), [(toy_set, 1.0)], tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+    for change in ("data.batch_size=2", "data.image_size=64", "model.freeze_norm=true"):
+        train(tiny, data, tmp_path / "run", device="cpu", steps=1, overrides=[*small, change])
 
 
 def test_a_vitdet_is_normalized_as_its_vit_was() -> None:
