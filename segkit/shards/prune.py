@@ -116,9 +116,10 @@ def _interrupted(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]
 
 def _digests_of_sets(fingerprint: dict[str, Any]) -> list[str]:
     """The digests of the sets that an interrupted training reads."""
-    data = fingerprint.get("data")
+    data, evaluated = fingerprint.get("data"), fingerprint.get("eval_data")
     rows = data.values() if isinstance(data, dict) else ()
-    return [row[0] for row in rows if isinstance(row, list) and row]
+    trained = [row[0] for row in rows if isinstance(row, list) and row]
+    return [*trained, *(evaluated if isinstance(evaluated, list) else ())]
 
 
 def _first_run(fingerprint: dict[str, Any]) -> list[Path]:

@@ -319,7 +319,8 @@ def check_resumable(
 
 
 def _comparable(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """A fingerprint with the batch size of all processes together, without `_FREE_KEYS`.
+    """A fingerprint with the batch size of all processes together, without what may change: the
+    evaluation sets and `_FREE_KEYS`.
 
     Keys that the segkit of the interrupted run did not know have their defaults.
     """
@@ -328,6 +329,7 @@ def _comparable(fingerprint: dict[str, Any]) -> dict[str, Any]:
     with suppress(ValidationError):
         copy["recipe"] = Recipe.model_validate(copy.get("recipe")).model_dump(mode="json")
     processes, recipe = copy.pop("processes", 1), copy.get("recipe", {})
+    copy.pop("eval_data", None)
     for section, keys in _FREE_KEYS.items():
         for key in keys:
             recipe.get(section, {}).pop(key, None)

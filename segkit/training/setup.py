@@ -103,7 +103,10 @@ class TrainingSetup:
         return replace(self, datasets=sorted(self.datasets, key=lambda data: places[data.name]))
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a run that resumes must have in common with the interrupted one."""
+        """What a run that resumes must have in common with the interrupted one.
+
+        Except for `eval_data`, which `segkit prune` spares.
+        """
         return {
             "command": "train",
             "recipe": self.recipe.model_dump(mode="json"),
@@ -111,6 +114,7 @@ class TrainingSetup:
                 data.name: [data.shards.manifest.digest, data.weight] for data in self.datasets
             },
             "order": [data.name for data in self.datasets],
+            "eval_data": [data.shards.manifest.digest for data in self.eval_datasets],
             "text": text_fingerprint(self.recipe),
             "processes": distributed.world_size(),
         }

@@ -1,7 +1,9 @@
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -80,13 +82,21 @@ def test_layers_in_hidden_and_linked_folders_are_found(tmp_path: Path, place: st
     assert plan_pruning(work / "toy", 1, work).delete == ()
 
 
-def test_what_an_interrupted_training_reads_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda shards: {"data": {"toy": [shards.manifest.digest, 1.0]}},
+        lambda shards: {"data": {}, "eval_data": ["unknown", shards.manifest.digest]},
+    ],
+)
+def test_what_an_interrupted_training_reads_stays(
+    tmp_path: Path, part: Callable[[ShardSet], dict[str, Any]]
+) -> None:
     first = write_toy_set(tmp_path / "toy", seeds=range(3))
     write_toy_set(tmp_path / "toy")
     partial = tmp_path / "run" / ".v1.partial"
     partial.mkdir(parents=True)
-    data = {"toy": [first.manifest.digest, 1.0]}
-    (partial / "fingerprint.json").write_text(json.dumps({"command": "train", "data": data}))
+    (partial / "fingerprint.json").write_text(json.dumps({"command": "train"} | part(first)))
     plan = plan_pruning(tmp_path / "toy", 1, tmp_path)
     assert plan.delete == () and list(plan.needed.values()) == [tmp_path / "run"]
 

@@ -122,6 +122,19 @@ def test_resuming_keeps_the_order_of_the_data_sets(
     assert read_run_manifest(version).digest == read_run_manifest(expected).digest
 
 
+def test_resuming_with_another_evaluation_set_changes_nothing(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
+    out, data = tmp_path / "run", [(str(toy_set.path), 1.0)]
+    expected = train(tiny, data, tmp_path / "through", device="cpu", steps=4)
+    with pytest.raises(StoppedError):
+        train(tiny, data, out, device="cpu", steps=4, callbacks=stop_after(2))
+    evaluated = [str(toy_set.path)]
+    version = train(tiny, data, out, eval_data=evaluated, device="cpu", steps=4, resume=True)
+    assert steps_of(version) == steps_of(expected)
+    assert read_run_manifest(version).digest == read_run_manifest(expected).digest
+
+
 @pytest.mark.parametrize("edited", ["templates", "encoder"])
 def test_resuming_with_other_text_is_refused(
     tiny: Path,
