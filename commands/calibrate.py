@@ -26,7 +26,7 @@ def calibrate(
         ...,
         "--data",
         metavar="SET",
-        help="A set with true masks that the run was not trained with.",
+        help="A panoptic or instance set with true masks that the run was not trained with.",
     ),
     out: Path = typer.Option(
         None,

@@ -10,7 +10,14 @@ from scipy.stats import spearmanr
 
 from segkit.inference import calibration_set
 from segkit.inference.box_masks import BoxMask, ImagePrompts
-from segkit.inference.calibration_set import SEED, in_half, require_boxes, things_in_image
+from segkit.inference.calibration_set import (
+    SEED,
+    in_half,
+    require_boxes,
+    require_objects,
+    scored_things,
+    things_in_image,
+)
 from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.streams import prefetch, unbatch
 from segkit.masks import rle
@@ -81,14 +88,16 @@ def calibrate(
 
     Args:
         run: a run with box prompts.
-        data: a set with true masks of things; see `score_boxes`.
+        data: a panoptic or instance set with true masks of things; see `score_boxes`.
         seed: decides which half of the images is fitted.
         tta: predict the masks with test-time augmentation.
         on_image: called after each image.
 
     Raises:
-        InputError: a class without an embedding, or fewer than `MIN_BOXES` boxes in either half.
+        InputError: a set of another kind, a class without an embedding, or fewer than `MIN_BOXES`
+            boxes in either half.
     """
+    require_objects(data)
     boxes = score_boxes(run, data, tta=tta, on_image=on_image)
     return fit_calibration(boxes, data, seed=seed, tta=tta)
 
@@ -109,12 +118,12 @@ def score_boxes(
     def load(item: tuple[int, Sample]) -> _LabeledImage:
         index, sample = item
         size = sample.height, sample.width
-        things = things_in_image(sample)
-        segments = [segment for segment in things if segment.has_true_mask]
+        segments = scored_things(sample)
         if not segments:
             return _LabeledImage(index, size, [], [])
         boxes = [segment.box for segment in segments]
         labels = [data.taxonomy.index[segment.class_id] for segment in segments]
+        things = things_in_image(sample)
         neighbors = [segment.box for segment in things if not segment.has_true_mask]
         prompts = ImagePrompts(data.image(sample), boxes, labels, neighbors)
         return _LabeledImage(index, size, segments, [prompts])
@@ -127,8 +136,7 @@ def score_boxes(
 
     rows: list[tuple[int, float, float, float]] = []
     samples = data.read_ahead(
-        data.samples(check_masks=True),
-        lambda sample: any(segment.has_true_mask for segment in things_in_image(sample)),
+        data.samples(check_masks=True), lambda sample: bool(scored_things(sample))
     )
     images = prefetch(load, enumerate(samples), ahead=_DECODED_AHEAD)
     for image, predictions in unbatch(images, lambda image: image.prompts, predict):

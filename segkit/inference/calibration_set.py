@@ -4,6 +4,7 @@ Imports no torch.
 """
 
 from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from segkit.masks.boxes import touches_image
 from segkit.sample import Sample, Segment, is_object
 from segkit.shards.reader import ShardSet
 
+OBJECT_KINDS = ("panoptic", "instance")
+"""Kinds of sets whose masks are of one object each; a semantic mask joins all objects of a class.
+"""
 SEED = 0
 """Decides which half of the images the maps are fitted to."""
 MIN_BOXES = 100
@@ -24,6 +28,27 @@ def things_in_image(sample: Sample) -> list[Segment]:
     """The objects whose boxes reach into the image."""
     size = sample.height, sample.width
     return [s for s in sample.segments if is_object(s) and touches_image(s.box, *size)]
+
+
+def scored_things(sample: Sample) -> list[Segment]:
+    """The objects of an image whose true masks predicted ones are compared with."""
+    return [segment for segment in things_in_image(sample) if segment.has_true_mask]
+
+
+def has_objects(data: ShardSet, ids: Collection[str] | None = None) -> bool:
+    """Whether a set, or some of its images, have an object with a true mask to score with."""
+    return data.manifest.kind in OBJECT_KINDS and any(
+        scored_things(sample) for sample in data.samples() if ids is None or sample.id in ids
+    )
+
+
+def require_objects(data: ShardSet) -> None:
+    """Raise InputError for a set whose masks are not of one object each."""
+    kind = data.manifest.kind
+    if kind not in OBJECT_KINDS:
+        message = f"the masks of a {kind} set are not of one object each"
+        hint = "give a panoptic or instance set with true masks"
+        raise InputError(message, file=data.path, hint=hint)
 
 
 def in_half(image: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
@@ -55,8 +80,10 @@ def require_boxes(data: ShardSet, image: NDArray[np.int64], seed: int) -> None:
 
 
 def check_calibration_set(data: ShardSet, seed: int = SEED) -> None:
-    """Raise InputError for a set with too few true masks to calibrate on; reads its labels."""
+    """Raise InputError for a set without masks of objects, or with too few true ones to calibrate
+    on; reads its labels."""
+    require_objects(data)
     counts: Counter[int] = Counter()
     for number, sample in enumerate(data.samples()):
-        counts[number] += sum(segment.has_true_mask for segment in things_in_image(sample))
+        counts[number] += len(scored_things(sample))
     require_boxes(data, np.repeat([*counts], [*counts.values()]).astype(np.int64), seed)

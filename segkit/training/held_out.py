@@ -5,13 +5,12 @@ bytes are, whatever their ids: then a round that trains on one has seen the othe
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from segkit.errors import InputError, short
-from segkit.inference.calibration_set import things_in_image
-from segkit.sample import Sample
+from segkit.inference.calibration_set import has_objects
 from segkit.shards.leakage import image_digests
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
@@ -40,7 +39,7 @@ def check_held_out(held_out: ShardSet, trained: Sequence[ShardSet]) -> None:
                 "leave --held-out out to hold a share of --data back"
             )
             raise InputError(message, file=held_out.path, record="--held-out", hint=hint)
-    if not _has_objects(held_out):
+    if not has_objects(held_out):
         hint = "give a panoptic or instance set with masks"
         raise InputError("has no masks of things to score with", file=held_out.path, hint=hint)
 
@@ -65,7 +64,7 @@ def draw_parts(
         InputError: no set can hold images back, a share is too small or too large for a single
             image, or no image that is held back has a thing with a mask.
     """
-    usable = [_has_objects(shards) for shards in data]
+    usable = [has_objects(shards) for shards in data]
     if not any(usable):
         hint = "add a set with masks of things, or give --held-out"
         raise InputError("no set of --data can hold images back", record="--data", hint=hint)
@@ -86,7 +85,7 @@ def draw_parts(
         hint = "give --held-out SET with other images"
         raise InputError(message, record="--held-out-share", hint=hint)
     held_out = [_held_out_ids(part) for part in parts]
-    if not any(_has_objects(shards, ids) for shards, ids in zip(data, held_out, strict=True)):
+    if not any(has_objects(shards, ids) for shards, ids in zip(data, held_out, strict=True)):
         message = f"no thing with a mask in the {sum(map(len, held_out))} images that are held back"
         hint = "give a larger share, another training.seed, or --held-out SET"
         raise InputError(message, record="--held-out-share", hint=hint)
@@ -143,18 +142,6 @@ def _draw(shards: ShardSet, ids: Sequence[str], share: float, seed: int) -> set[
 
 def _held_out_ids(parts: Parts | None) -> set[str]:
     return {key for key, part in (parts or {}).items() if part == HELD_OUT_PART}
-
-
-def _has_objects(shards: ShardSet, ids: Collection[str] | None = None) -> bool:
-    """Whether a set, or some of its images, have a thing with a true mask to score with."""
-    return shards.manifest.kind in ("panoptic", "instance") and any(
-        _scores(sample) for sample in shards.samples() if ids is None or sample.id in ids
-    )
-
-
-def _scores(sample: Sample) -> bool:
-    """Whether `segkit.inference.calibrate.score_boxes` compares a mask of the image."""
-    return any(segment.has_true_mask for segment in things_in_image(sample))
 
 
 def _require(same: bool, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from segkit.runs.calibrated_version import publish_calibrated
 from segkit.runs.calibration import Calibration
 from segkit.runs.run_manifest import CONTENT, read_run_manifest
 from segkit.sample import Segment
+from segkit.shards.header import Header
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
+from segkit.shards.writer import write_layer
 from tests.commands.slips import assert_refused_before_torch, hollow_run
 from tests.commands.test_predict import call, error, invoke
 
@@ -263,3 +266,18 @@ def test_slips_are_refused_before_torch_is_imported(
     )
     common = ["pseudolabel", f"--data={boxes.path}", f"--out={tmp_path / 'out'}"]
     assert_refused_before_torch(common, uncalibrated)
+
+
+def test_masks_of_classes_are_refused(
+    run: Path, toy: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A semantic mask is the union of all objects of a class: no box asks for it."""
+    monkeypatch.setattr(calibration_set, "MIN_BOXES", 2)
+    header = replace(Header.from_set(toy, "test"), kind="semantic")
+    classes = write_layer(tmp_path / "classes", toy, toy.samples(), header)
+    message = "the masks of a semantic set are not of one object each; give a panoptic or instance"
+    line = error("calibrate", "--checkpoint", run, "--data", classes.path, "--out", tmp_path / "x")
+    assert line.startswith(f"{classes.path}: {message}") and not (tmp_path / "x").exists()
+    with pytest.raises(InputError, match="not of one object each"):
+        calibrate_module.calibrate(segkit.load_run(run), classes)
+    assert not calibration_set.has_objects(classes) and calibration_set.has_objects(toy)
