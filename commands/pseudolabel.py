@@ -173,8 +173,8 @@ def pseudolabel(
             on_image=advance,
         )
     arguments = layer.manifest.arguments
-    figures = describe_masks(layer)
-    labeled = _Labeled(layer, teacher, hidden, compared)
+    figures = describe_masks(layer, boxes)
+    labeled = _Labeled(layer, boxes, teacher, hidden, compared)
     report = write_report(layer.path, labeled.page)
     result = {
         "path": str(layer.path),
@@ -229,6 +229,8 @@ class _Labeled:
     """A new layer and what its report needs."""
 
     layer: "ShardSet"
+    data: "ShardSet"
+    """The set that was labeled."""
     teacher: "Teacher"
     truth: "HiddenTruth | None"
     compared: "dict[str, ShardSet]"
@@ -241,7 +243,7 @@ class _Labeled:
         from segkit.report.labeled_boxes import read_boxes
         from segkit.report.labeling import iou_summary, labeling_report
 
-        boxes, comparison = read_boxes(self.layer, self.truth), None
+        boxes, comparison = read_boxes(self.layer, self.truth, self.data), None
         if self.truth is not None:
             with progress_bar("compare masks", compared_images(boxes)) as advance:
                 comparison = compare_masks(

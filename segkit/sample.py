@@ -92,3 +92,8 @@ class Sample:
 def is_object(segment: Segment) -> bool:
     """Whether a segment shows one thing that counts: no crowd, not ignored."""
     return segment.kind == "thing" and not (segment.is_crowd or segment.ignore)
+
+
+def needs_mask(segment: Segment) -> bool:
+    """Whether a segment is a box that a teacher is asked to segment: no crowd, not ignored."""
+    return segment.mask is None and not (segment.is_crowd or segment.ignore)

@@ -1,11 +1,15 @@
 """Describe the pseudo-masks of a set: their scores, and how many are merely boxes."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
 from segkit.masks import rle
 from segkit.masks.boxes import pixels_of_box
+from segkit.sample import Segment
+from segkit.shards.label_columns import read_columns
 from segkit.shards.reader import ShardSet
 
 BOX_FILL = 0.97
@@ -20,7 +24,7 @@ QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class MaskStatistics:
-    """Figures of the pseudo-masks of a set."""
+    """Figures of the pseudo-masks that a teacher made."""
 
     masks: int
     scores: dict[float, float]
@@ -34,13 +38,40 @@ class MaskStatistics:
         return self.box_shaped is not None and self.box_shaped > MAX_BOX_SHAPED
 
 
-def describe_masks(layer: ShardSet) -> MaskStatistics:
-    """Compute the figures of all masks with `mask_from == "pseudo"`."""
+def masked_before(data: ShardSet | None) -> Iterator[Sequence[bool]]:
+    """Whether each segment of each image has a mask; reads one column of the labels.
+
+    A layer over the set has the same images and segments. Without a set, nothing had a mask: an
+    endless stream of empty sequences.
+    """
+    if data is None:
+        yield from repeat(())
+        return
+    for table in read_columns(data, ["segments.list.element.mask"]):
+        for segments in table.column("segments").to_pylist():
+            yield [element["mask"] is not None for element in segments]
+
+
+def is_new_mask(segment: Segment, number: int, had_mask: Sequence[bool]) -> bool:
+    """Whether a segment, by its index in the image, has a pseudo-mask that it had not before."""
+    is_pseudo = segment.mask is not None and segment.mask_from == "pseudo"
+    return is_pseudo and not (had_mask and had_mask[number])
+
+
+def describe_masks(layer: ShardSet, data: ShardSet | None = None) -> MaskStatistics:
+    """Compute the figures of the masks with `mask_from == "pseudo"`.
+
+    Args:
+        layer: the set.
+        data: the set that was labeled, whose masks are left out; None for all of the layer.
+    """
     scores: list[float] = []
     masks = shaped = judged = 0
-    for sample in layer.samples(check_masks=True):
-        for segment in sample.segments:
-            if segment.mask is None or segment.mask_from != "pseudo":
+    for sample, had_mask in zip(
+        layer.samples(check_masks=True), masked_before(data), strict=data is not None
+    ):
+        for number, segment in enumerate(sample.segments):
+            if segment.mask is None or not is_new_mask(segment, number, had_mask):
                 continue
             masks += 1
             if segment.score is not None:

@@ -14,7 +14,7 @@ from segkit.inference.overlaps import occupied_pixels, resolve_overlaps
 from segkit.inference.streams import prefetch, unbatch
 from segkit.inference.teacher import Teacher
 from segkit.masks.rle import encode
-from segkit.sample import Sample, Segment, is_object
+from segkit.sample import Sample, Segment, is_object, needs_mask
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.workers.devices import Workers
@@ -179,11 +179,7 @@ def _predict_samples(
 
 def _prompted(sample: Sample) -> list[int]:
     """The segments that need a mask."""
-    return [
-        index
-        for index, segment in enumerate(sample.segments)
-        if segment.mask is None and not (segment.is_crowd or segment.ignore)
-    ]
+    return [index for index, segment in enumerate(sample.segments) if needs_mask(segment)]
 
 
 def _with_mask(segment: Segment, mask: BoxMask) -> Segment:

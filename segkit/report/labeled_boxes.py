@@ -1,17 +1,18 @@
 """The boxes of a label layer as rows: their scores and, where the truth is known, their IoU."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
+from segkit.inference.mask_statistics import is_new_mask, masked_before
 from segkit.masks.boxes import in_size
 from segkit.metrics.box_prompt_iou import matched_iou
 from segkit.metrics.regions import require_image_size
-from segkit.sample import Sample, Segment
+from segkit.sample import Sample, Segment, needs_mask
 from segkit.shards.label_columns import read_columns
 from segkit.shards.reader import ShardSet
 
@@ -24,7 +25,7 @@ _ID_HINT = (
 
 @dataclass(frozen=True)
 class LabeledBoxes:
-    """The boxes that a layer has pseudo-masks for, and those that stayed boxes."""
+    """The boxes that a teacher made pseudo-masks for, and those that stayed boxes."""
 
     image: Ints
     """(B,) index of the image in the layer."""
@@ -96,7 +97,7 @@ class HiddenTruth:
         """Raise InputError unless a box of the set has a true mask here."""
         for sample in data.samples():
             objects = self.objects(sample)
-            if any(segment.source_id in objects for segment in sample.segments):
+            if any(needs_mask(s) and s.source_id in objects for s in sample.segments):
                 return
         for shards in (data, self.shards):
             if not any(_source_ids(shards)):
@@ -121,14 +122,23 @@ def _source_ids(shards: ShardSet) -> Iterator[bool]:
     return (s.source_id is not None for sample in shards.samples() for s in sample.segments)
 
 
-def read_boxes(layer: ShardSet, truth: HiddenTruth | None = None) -> LabeledBoxes:
+def read_boxes(
+    layer: ShardSet, truth: HiddenTruth | None = None, data: ShardSet | None = None
+) -> LabeledBoxes:
     """Read the boxes of a layer: every pseudo-mask, and every box without a mask.
 
     Crowds, ignored objects and masks of another origin are left out.
+
+    Args:
+        layer: the layer.
+        truth: the true masks of the boxes.
+        data: the set that was labeled, whose masks are left out: an earlier teacher made them. None
+            for all pseudo-masks of the layer.
     """
     rows = array("d")  # 56 bytes a box; a set may have millions
-    for image, sample in enumerate(layer.samples(check_masks=True)):
-        chosen = list(prompted_segments(sample))
+    samples = zip(layer.samples(check_masks=True), masked_before(data), strict=data is not None)
+    for image, (sample, had_mask) in enumerate(samples):
+        chosen = list(prompted_segments(sample, had_mask))
         objects = truth.objects(sample) if truth else {}
         known = [(n, s) for n, s in chosen if s.source_id in objects]
         true = [objects[segment.source_id or ""] for _, segment in known]
@@ -153,9 +163,15 @@ def read_boxes(layer: ShardSet, truth: HiddenTruth | None = None) -> LabeledBoxe
     return LabeledBoxes(image, number, label, area, score, iou, is_known.astype(bool))
 
 
-def prompted_segments(sample: Sample) -> Iterator[tuple[int, Segment]]:
-    """The segments of `read_boxes`, each with its index in the sample."""
+def prompted_segments(
+    sample: Sample, had_mask: Sequence[bool] = ()
+) -> Iterator[tuple[int, Segment]]:
+    """The segments of `read_boxes`, each with its index in the sample.
+
+    Args:
+        sample: of the layer.
+        had_mask: whether each of its segments had a mask before, see `masked_before`.
+    """
     for number, segment in enumerate(sample.segments):
-        is_box = segment.mask is None and not (segment.is_crowd or segment.ignore)
-        if is_box or (segment.mask is not None and segment.mask_from == "pseudo"):
+        if needs_mask(segment) or is_new_mask(segment, number, had_mask):
             yield number, segment

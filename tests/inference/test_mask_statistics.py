@@ -52,3 +52,13 @@ def test_a_set_without_pseudo_masks_has_no_figures(tmp_path: Path) -> None:
     human = replace(_segment("box", None), mask_from="human")
     figures = describe_masks(_set(tmp_path / "set", [human]))
     assert (figures.masks, figures.scores, figures.box_shaped) == (0, {}, None)
+
+
+def test_masks_that_the_set_had_before_are_left_out(tmp_path: Path) -> None:
+    first, second = _segment("box", 0.2), _segment("disc", 0.8)
+    data = _set(tmp_path / "data", [first, replace(second, mask=None, mask_from=None, score=None)])
+    layer = _set(tmp_path / "layer", [first, second])
+    figures = describe_masks(layer, data)
+    assert (figures.masks, figures.box_shaped) == (1, 0.0)
+    assert set(figures.scores.values()) == {0.8}
+    assert describe_masks(layer).masks == 2
