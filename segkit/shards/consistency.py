@@ -93,8 +93,11 @@ def _check_mask(
     exact = kind in ("panoptic", "semantic") or segment.mask_from in _COMPUTED
     if exact and pixels != segment.area:
         yield "area", f"area {segment.area:g}, the mask has {pixels} pixels"
-    pseudo = segment.mask_from == "pseudo"  # teachers clip their masks to the box with a margin
-    if not reaches(with_margin(segment.box) if pseudo else segment.box, tight_box):
+    box = segment.box
+    if segment.mask_from == "pseudo":  # teachers clip their masks to the box with a margin
+        box = with_margin(box)
+    # a box head predicts boxes without the masks
+    if segment.mask_from != "prediction" and not reaches(box, tight_box):
         yield "box", f"the mask's tight box {tight_box} reaches beyond the box {segment.box}"
     if segment.source_polygon is not None and segment.mask_from == "human":
         yield from _check_polygon(segment.source_polygon, counts, sample, kind)

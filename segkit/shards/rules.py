@@ -46,7 +46,8 @@ RULES: Mapping[str, Rule] = {
         dropped=("malformed-annotation", "malformed-image"),
     ),
     "box": Rule(
-        "a box is finite, without a negative side, and reaches its mask up to 2 pixels",
+        "a box is finite, without a negative side, and reaches its mask up to 2 pixels, unless a"
+        " model predicted it",
         repaired=("box-mismatch",),
         dropped=("degenerate-box", "malformed-annotation"),
     ),

@@ -322,3 +322,14 @@ def test_a_changed_or_missing_quarantine_is_found(tmp_path):
     assert codes(shards.path) == {"checksum"}
     (shards.path / "quarantine.jsonl").unlink()
     assert codes(shards.path) == {"missing-file"}
+
+
+@pytest.mark.parametrize("origin", ["human", "derived", "pseudo", "prediction"])
+def test_only_a_predicted_box_may_leave_its_mask(origin):
+    sample = toy_sample(0)
+    thing = next(segment for segment in sample.segments if segment.mask is not None)
+    apart = replace(thing, box=(0.0, 0.0, 0.5, 0.5), mask_from=origin, source_polygon=None)
+    area = float(rle.area(apart.mask, sample.height, sample.width))
+    sample = replace(sample, segments=(replace(apart, area=area),))
+    found = [violation.code for violation in check_sample(sample, TAXONOMY, "instance")]
+    assert found == ([] if origin == "prediction" else ["box"])

@@ -20,6 +20,7 @@ from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import read_run_manifest
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
+from segkit.shards.validate import validate
 from segkit.stopping import StoppedError
 from segkit.training.logging import StepRecord
 from segkit.training.train import train
@@ -160,3 +161,5 @@ def test_boxes_come_from_the_head_where_the_run_is_told_so(
             assert min(x, y) >= 0 and x + width <= 64 + 1e-3 and y + height <= 48 + 1e-3
             changed += a.box != b.box
     assert changed > 0
+    for predictions in sets.values():
+        assert list(validate(predictions.path)) == []
