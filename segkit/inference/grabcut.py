@@ -9,7 +9,7 @@ from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.shape_teachers import shape_mask
 from segkit.inference.streams import THREADS, prefetch
 from segkit.inference.teacher import Teacher, mask_place
-from segkit.masks.boxes import Mask, inscribed_ellipse, pixels_of_box, tightness
+from segkit.masks.boxes import Mask, inscribed_ellipse, pixels_of_box, tightness, touches_image
 from segkit.sample import Box
 
 ITERATIONS = 3
@@ -52,8 +52,11 @@ def _segment(prompts: ImagePrompts) -> list[BoxMask | None]:
     size = bgr.shape[:2]
     scale = min(1.0, MAX_SIDE / max(size))
     small = bgr if scale == 1 else _resized(bgr, (round(size[0] * scale), round(size[1] * scale)))
-    masks = []
+    masks: list[BoxMask | None] = []
     for box, label in zip(prompts.boxes, prompts.labels, strict=True):
+        if not touches_image(box, *size):  # it may touch the image that is made smaller
+            masks.append(None)
+            continue
         x, y, width, height = (side * scale for side in box)
         foreground = grabcut(small, (x, y, width, height))
         if foreground is None:

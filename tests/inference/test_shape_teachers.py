@@ -97,6 +97,17 @@ def test_grabcut_falls_back_to_the_ellipse_with_score_0() -> None:
     assert predict("grabcut", image, [(WIDTH + 5, 3, 90, 90)]) == [None]
 
 
+@pytest.mark.parametrize("shape", [(1500, 2001), (2001, 1500)])
+def test_grabcut_has_no_mask_for_a_box_beside_a_large_image(shape: tuple[int, int]) -> None:
+    """Made smaller, the image is rounded up to a row or column that the box reaches into."""
+    height, width = shape
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    image[-2:, 300:1200] = image[300:1200, -2:] = 255  # an object, as far as the box reaches in
+    boxes: Boxes = [(300, height, 900, 3), (width, 300, 3, 900), (width, height, 90, 90)]
+    boxes += [(300, -3, 900, 3), (-3, 300, 3, 900)]
+    assert predict("grabcut", image, boxes) == [None] * len(boxes)
+
+
 def test_grabcut_of_many_images_equals_that_of_each_in_order() -> None:
     """Images are segmented in threads; OpenCV's generator starts anew for each box."""
     image, _ = scene()
