@@ -17,7 +17,7 @@ MAX_SIDE = 1024
 """Longer side of the image that GrabCut gets, pixels: its time grows with their number. Larger
 images are made smaller, and their masks larger again."""
 MIN_AREA = 400
-"""Boxes of at most this many pixels get an ellipse."""
+"""Boxes of at most this many pixels, in the image that GrabCut gets, get an ellipse."""
 MIN_SHARE = 0.02
 """Share of its box below which a GrabCut mask counts as failed; an ellipse replaces it.
 

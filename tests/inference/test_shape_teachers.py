@@ -97,6 +97,19 @@ def test_grabcut_falls_back_to_the_ellipse_with_score_0() -> None:
     assert predict("grabcut", image, [(WIDTH + 5, 3, 90, 90)]) == [None]
 
 
+def test_a_box_is_small_in_the_image_that_grabcut_gets() -> None:
+    image, _ = scene()
+    large = cv2.resize(image, (4096, 3072), interpolation=cv2.INTER_NEAREST)
+    x, y = 50 * 4096 / WIDTH, 45 * 3072 / HEIGHT  # the center of the disk
+    for side, is_ellipse in ((78, True), (82, False)):
+        small, expected = large.copy(), np.zeros(large.shape[:2], bool)
+        top, left = round(y - side / 2), round(x - side / 2)
+        expected[top + 4 : top + side - 4, left + 4 : left + side - 4] = True
+        small[expected] = (20, 20, 220)
+        (answer,) = predict("grabcut", small, [(left, top, side, side)])
+        assert answer is not None and (answer.score == 0) is is_ellipse
+
+
 @pytest.mark.parametrize("shape", [(1500, 2001), (2001, 1500)])
 def test_grabcut_has_no_mask_for_a_box_beside_a_large_image(shape: tuple[int, int]) -> None:
     """Made smaller, the image is rounded up to a row or column that the box reaches into."""
