@@ -241,7 +241,8 @@ def image_crop(height: int, width: int, config: InferenceConfig) -> Crop:
 
 
 def _shorter_side(height: int, width: int, size: int, max_size: int) -> tuple[int, int]:
-    """Height and width after resizing, rounded as by transformers' get_size_with_aspect_ratio."""
+    """Height and width after resizing, rounded as by transformers' get_size_with_aspect_ratio, but
+    to a pixel at least."""
     shorter, longer = min(height, width), max(height, width)
     exact = float(size)
     if longer / shorter * size > max_size:
@@ -249,5 +250,5 @@ def _shorter_side(height: int, width: int, size: int, max_size: int) -> tuple[in
         size = round(exact)
     if shorter == size:
         return height, width
-    other = int(exact * longer / shorter)
+    size, other = max(1, size), int(exact * longer / shorter)
     return (size, other) if height <= width else (other, size)

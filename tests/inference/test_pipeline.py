@@ -1,7 +1,7 @@
 """Batched inference against a loop over single images."""
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from segkit.data.augment import full_image_crop
 from segkit.inference.outputs import predicted_sample
-from segkit.inference.pipeline import PATIENCE, ModelOutput, predict_images
+from segkit.inference.pipeline import PATIENCE, ModelOutput, image_crop, predict_images
 from segkit.inference.postprocess import LabeledMask, encode, postprocess
 from segkit.masks import rle
 from segkit.model.dataseg import DataSeg, Outputs, Proposals
@@ -213,3 +213,20 @@ def test_masks_are_encoded_as_one_by_one() -> None:
         assert region.area == mask.sum() and region.box == rle.box(region.counts, 13, 17)
     assert encode(torch.zeros(0, 3, 4, dtype=torch.bool)) == []
     assert encode(torch.zeros(1, 3, 4, dtype=torch.bool))[0].counts == rle.encode(np.zeros((3, 4)))
+
+
+@pytest.mark.parametrize("resize", ["fit", "stretch", "shorter"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 20000), (1, 2000)])
+def test_images_of_a_few_rows_or_columns_are_predicted(
+    model: Confident, resize: Literal["fit", "stretch", "shorter"], size: tuple[int, int]
+) -> None:
+    config = InferenceConfig(image_size=32, max_size=64, resize=resize)
+    crop = image_crop(*size, config)
+    assert min(crop.content[2:]) >= 1
+    assert all(side >= 32 and side % 32 == 0 for side in crop.padded_size)
+    assert resize == "shorter" or max(crop.padded_size) == 32
+    image = np.zeros((*size, 3), np.uint8)
+    read = lambda item: (item, image)  # noqa: E731
+    images = predict_images(cast(DataSeg, model), CLASSES, [0], read, "semantic", config)
+    ((_, masks),) = images
+    assert sum(mask.mask.sum() for mask in masks) == size[0] * size[1]
