@@ -5,6 +5,7 @@ pseudo-masks that the round before made of the boxes. The plan holds versions an
 so that what is published or edited meanwhile changes nothing.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse
-from segkit.errors import InputError
+from segkit.errors import InputError, Notice
 from segkit.hub import is_hugging_face
 from segkit.recipes.load import known_recipes, load_recipe
 from segkit.recipes.old_names import current_key
@@ -20,6 +21,7 @@ from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import check_init_from, read_encoding
 from segkit.runs.open_run import check_run, run_folder, trained_classes
 from segkit.runs.run_manifest import read_run_manifest
+from segkit.shards.lineage import training_digests
 from segkit.shards.reader import ShardSet
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.indistinct import indistinct_notes
@@ -130,15 +132,18 @@ def plan_selftraining(
         check_run(checkpoint, (), "box-prompts")
     teacher = None if checkpoint is None else run_folder(checkpoint)
     first = teacher or checked.model.init_from
-    if first is not None and not is_hugging_face(first):
-        check_init_from(checked, str(first))
     scored, parts = None, []
     if held_out is None:
         sets = [shards for _, shards, _ in masks]
         parts = draw_parts(sets, unlabeled[1], share or SHARE, checked.training.seed)
+        scoring = [shards for shards, part in zip(sets, parts, strict=True) if part is not None]
     else:
         scored = ShardSet.open(held_out)
         check_held_out(scored, [shards for _, shards, _ in inputs.datasets])
+        scoring = [scored]
+    if first is not None and not is_hugging_face(first):
+        check_init_from(checked, str(first))
+        _warn_of_trained(Path(first), scoring)
     source = str(recipe)
     return SelfTrainingPlan(
         source=source,
@@ -180,6 +185,24 @@ def encode_classes(plan: SelfTrainingPlan) -> list[str]:
 def _first_overrides(overrides: Sequence[str]) -> list[str]:
     """Overrides of the first training, which has no scores to trust."""
     return [*overrides, "loss.trust_scores=false"]
+
+
+def _warn_of_trained(run: Path, scoring: Sequence[ShardSet]) -> None:
+    """Warn of sets of held-out images that the run, from which the rounds start, was trained with.
+
+    Args:
+        run: the directory of its version.
+        scoring: the held-out set, or the sets that it is drawn from.
+    """
+    digests = training_digests(run)
+    for shards in scoring:
+        if shards.manifest.digest in digests:
+            message = (
+                f"{run} was trained with {shards.path} or a part of it: on held-out images among "
+                "these, its IoU and its calibration are better than elsewhere; give --held-out SET "
+                "with other images"
+            )
+            warnings.warn(message, Notice, stacklevel=3)
 
 
 def _refuse_unread(

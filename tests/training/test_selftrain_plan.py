@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, Notice, SegkitError
 from segkit.inference.calibrate import ScoredBoxes
 from segkit.recipes.load import load_recipe
 from segkit.runs.open_run import load_run
@@ -279,3 +280,31 @@ def test_the_share_in_use_is_a_tenth_unless_given(home: Path) -> None:
     write_toy_set(home / "masks", name="masks", seeds=range(20, 40), taxonomy=replace(TAXONOMY))
     (parts,) = plan(share=None).parts
     assert parts is not None and [*parts.values()].count("held-out") == 2
+
+
+def notices(**options: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        plan(**options)
+    return [str(warning.message) for warning in caught if issubclass(warning.category, Notice)]
+
+
+@pytest.mark.parametrize("how", ["checkpoint", "init_from"])
+def test_held_out_images_that_the_first_teacher_was_trained_with_are_noted(
+    home: Path, how: str
+) -> None:
+    sets = [(str(ShardSet.open("masks").path), 1.0)]
+    train("tiny.toml", sets, home / "first", steps=1, device="cpu", overrides=FAST)
+    start: dict[str, Any] = {"checkpoint": "first"}
+    if how == "init_from":
+        start = {"overrides": [*FAST, f"model.init_from={home / 'first'}"]}
+    (note,) = notices(**start)
+    assert note.startswith(f"{home / 'first' / 'v1'} was trained with {home / 'masks' / 'v1'} or")
+    assert notices(**start, held_out="apart", share=None) == []
+    assert notices() == []
+    write_toy_set(home / "more", name="more", seeds=range(20, 26))
+    shutil.move("masks", "trained")
+    shutil.move("more", "masks")
+    assert notices(**start) == []
+    (given,) = notices(**start, held_out="trained", share=None)
+    assert f"was trained with {home / 'trained' / 'v1'} or a part of it" in given
