@@ -72,10 +72,14 @@ class TeacherSpec:
         prefix = "".join(self.name.partition(":")[:2])
         return prefix if prefix in KINDS and prefix != HF_PREFIX else "run"
 
+    @property
+    def has_model(self) -> bool:
+        """Whether the teacher has a device; GrabCut and shapes work on CPUs, whatever there is."""
+        return self.kind == "run" or self.kind in KINDS
+
     def on(self, device: str) -> "TeacherSpec":
-        """The same teacher on another device; GrabCut and shapes have none."""
-        has_model = self.kind == "run" or self.kind in KINDS
-        return replace(self, device=device) if has_model else self
+        """The same teacher on another device, if it has one."""
+        return replace(self, device=device) if self.has_model else self
 
     def check(self) -> None:
         """Refuse what can be refused without torch and the network.
@@ -128,11 +132,10 @@ class TeacherSpec:
 
     def _check_options(self) -> None:
         run, shape = self.kind == "run", self.kind in SHAPES
-        model = run or self.kind in KINDS
         unread = {
             "--strategy": self.strategy is not None and not run,
             "--set": bool(self.settings) and not run,
-            "--device": self.device != "auto" and not model,
+            "--device": self.device != "auto" and not self.has_model,
             "--min-score": self.min_score is not None and shape,
             "--min-iou": self.min_iou is not None and not run,
             "--tta": self.tta and not run,

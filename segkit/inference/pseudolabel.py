@@ -74,7 +74,7 @@ def pseudolabel(
         strategy: of a run, see `RunTeacher`.
         exclusive: give each pixel to one mask, see `resolve_overlaps`; masks that the set has
             already keep theirs.
-        workers: devices that share the work.
+        workers: devices that share the work; CPUs for a teacher without a model.
         spec: from which each worker opens the teacher by itself; required if there are workers.
         name: of the layer; None takes that of its directory.
         force: publish a version that equals the newest one too.
@@ -92,6 +92,8 @@ def pseudolabel(
     if not workers.in_process:
         if spec is None:
             raise ValueError("workers need the spec of the teacher")
+        if not spec.has_model:
+            workers = replace(workers, device="cpu")
         open_label = partial(_open_worker, spec, data, exclusive)
     if not isinstance(teacher, Teacher):
         from segkit.inference.run_teacher import RunTeacher

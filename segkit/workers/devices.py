@@ -25,7 +25,7 @@ class Workers:
     count: int | None = 1
     """Number of devices; None for all of them."""
     device: str = "auto"
-    """auto, cpu or cuda, of local processes."""
+    """auto, cpu or cuda, of local processes; auto or cpu, of a Ray cluster."""
     address: str | None = None
     """Of a Ray cluster, see `ray_cluster`."""
 
@@ -108,7 +108,10 @@ class Workers:
             return
         from segkit.workers.ray_cluster import ray_devices
 
-        with ray_devices(make, self.address, self.count, folders) as (submit, size):
+        with ray_devices(make, self.address, self.count, folders, on_cpu=self.device == "cpu") as (
+            submit,
+            size,
+        ):
             yield from as_completed(submit, tasks, size)
 
     def _local_devices(self) -> list[str]:

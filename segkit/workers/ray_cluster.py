@@ -65,6 +65,8 @@ def ray_devices(
     address: str | None,
     count: int | None,
     folders: Sequence[Path],
+    *,
+    on_cpu: bool = False,
 ) -> Iterator[tuple[Callable[..., "Future[_Result]"], int]]:
     """Yield a function that runs tasks on the devices of the cluster, and the number of devices.
 
@@ -72,10 +74,11 @@ def ray_devices(
 
     Args:
         make: called once in each actor, with `auto`: its GPU, or the CPU in a cluster without
-            GPUs. Returns the function of a task. Picklable.
+            GPUs; with `cpu` on CPUs. Returns the function of a task. Picklable.
         address: as of `ray_cluster`.
         count: actors; None for one on each GPU of the cluster, or on each CPU where it has no GPU.
         folders: paths that every node must see.
+        on_cpu: use CPUs, even if the cluster has GPUs.
 
     Raises:
         InputError: Ray is not installed, the cluster cannot be reached, or it has fewer devices.
@@ -83,7 +86,7 @@ def ray_devices(
     """
     with _session(address, count) as ray:
         resources = ray.cluster_resources()
-        kind = "GPU" if resources.get("GPU") else "CPU"
+        kind = "GPU" if resources.get("GPU") and not on_cpu else "CPU"
         available = int(resources.get(kind, 1))
         if count is not None and count > available:
             message = f"{count} devices, the cluster has {available} {kind}s"
@@ -95,7 +98,7 @@ def ray_devices(
             max_restarts=_RETRIES,
             max_task_retries=_RETRIES,
         )(_DeviceActor)
-        actors = [actor.remote() for _ in range(count or available)]
+        actors = [actor.remote("cpu" if on_cpu else "auto") for _ in range(count or available)]
         load = dict.fromkeys(range(len(actors)), 0)
 
         def start(index: int, *arguments: Any) -> Any:
@@ -243,12 +246,15 @@ class _DeviceActor:
 
     _work: Callable[..., Any] | None = None
 
+    def __init__(self, device: str) -> None:
+        self._device = device
+
     def run(self, setup: list[Any], *arguments: Any) -> Any:
         """Run a task."""
         if self._work is None:
             opened: _TaskSetup = _import_ray().get(setup[0])
             _check_node(opened)
-            self._work = opened.work("auto")
+            self._work = opened.work(self._device)
         return self._work(*arguments)
 
 

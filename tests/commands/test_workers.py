@@ -11,6 +11,7 @@ from segkit.inference import label_shards, outputs
 from segkit.runs.open_run import load_run
 from segkit.shards.reader import ShardSet
 from segkit.text.vocabulary import taxonomy_from_names
+from segkit.workers import devices
 from tests.commands.test_predict import error, invoke
 
 
@@ -38,6 +39,18 @@ def test_two_processes_write_the_bytes_of_one(
         layers.append(parts(ShardSet.open(out if not task else out / "predictions").path))
     assert len(layers[0]) > 1
     assert layers[0] == layers[1]
+
+
+@pytest.mark.parametrize("teacher", ["ellipse", "grabcut"])
+def test_teachers_without_a_model_share_cpus_whatever_gpus_there_are(
+    boxes: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str
+) -> None:
+    monkeypatch.setattr(devices, "_gpus", lambda: 1)
+    common = ("pseudolabel", "--teacher", teacher, "--data", boxes.path)
+    invoke(*common, "--devices", 2, "--out", tmp_path / "two")
+    invoke(*common, "--out", tmp_path / "one")
+    one, two = (parts(ShardSet.open(tmp_path / name).path) for name in ("one", "two"))
+    assert len(one) > 1 and one == two
 
 
 def test_two_processes_predict_files_as_one(run: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -162,6 +162,22 @@ def test_tasks_give_results_and_raise_what_they_raised(tmp_path: Path, address: 
             ray_cluster.ray_cluster(work, address, None, []) as (submit, _),
         ):
             submit(0).result()
+
+
+def on_device(device: str) -> Callable[[], str]:
+    return lambda: device
+
+
+def test_work_without_a_model_uses_the_cpus_of_a_cluster_with_gpus(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    workers = Workers("ray", None, "cpu", address)
+    assert [*workers.run(on_device, [()] * 3, [])] == ["cpu"] * 3
+    with ray_cluster.ray_devices(on_device, address, None, [], on_cpu=True) as (_, size):
+        assert size == 2
 
 
 def test_a_folder_that_nodes_do_not_share_is_reported_in_one_line(
