@@ -99,7 +99,8 @@ def pseudolabel(
         from segkit.inference.run_teacher import RunTeacher
 
         teacher = RunTeacher(teacher, strategy)
-    arguments = {**teacher.as_arguments(), "data": str(data.path)}
+    described = teacher.as_arguments() if workers.in_process else teacher.worker_arguments(workers)
+    arguments = {**described, "data": str(data.path)}
     if exclusive:
         arguments["resolve_overlaps"] = True
     header = replace(

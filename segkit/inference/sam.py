@@ -20,6 +20,7 @@ from segkit.inference.streams import prefetch
 from segkit.inference.teacher import Teacher, mask_place
 from segkit.masks.boxes import corners, touches_image
 from segkit.sample import Box
+from segkit.workers.devices import Workers
 
 MAX_BOXES = 16
 """Boxes in a forward pass of the mask decoder, which needs about 35 MB for each of them."""
@@ -70,7 +71,7 @@ class SamTeacher(Teacher):
         self.kind = model_kind(source)
         self.name = self.kind.prefix + place
         self.device = choose_device(device)
-        self.precision = _precision(self.device)
+        self.precision = _precision(self.device.type)
         self.processor = _load(_PROCESSORS[self.kind.prefix], folder)
         self.model = _load_model(self.kind.model_class, folder).to(self.device).eval()
         self._input_size = self._find_input_size(folder)
@@ -89,6 +90,10 @@ class SamTeacher(Teacher):
             "weights_sha256": self._digest,
             "precision": self.precision,
         }
+
+    def worker_arguments(self, workers: Workers) -> dict[str, Any]:
+        """As of `Teacher`: on their devices, the image encoder may have another precision."""
+        return {**self.as_arguments(), "precision": _precision(workers.kind)}
 
     def _prepare(self, prompts: ImagePrompts) -> _Prepared:
         height, width = size = prompts.image.shape[:2]
@@ -175,10 +180,13 @@ def _as_float(value: Any) -> Any:
     return [_as_float(item) for item in value]
 
 
-def _precision(device: torch.device) -> str:
-    if device.type == "cpu":
+def _precision(kind: str) -> str:
+    """Precision of the image encoder on a kind of device, cpu or cuda."""
+    if kind == "cpu":
         return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    # the GPUs of a cluster are taken for recent ones where this machine has none to ask
+    lacks_bf16 = torch.cuda.is_available() and not torch.cuda.is_bf16_supported()
+    return "fp16" if lacks_bf16 else "bf16"
 
 
 def _load(class_name: str, folder: Path, **options: Any) -> Any:

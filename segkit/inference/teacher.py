@@ -14,6 +14,7 @@ from segkit.runs.calibration import Calibration
 from segkit.sample import Box
 from segkit.shards.manifest import Parent
 from segkit.taxonomy import Taxonomy
+from segkit.workers.devices import Workers
 
 
 class Teacher(ABC):
@@ -60,6 +61,10 @@ class Teacher(ABC):
         if self.min_iou is not None:
             limits["min_iou"] = self.min_iou
         return {"teacher": self.name, **limits}
+
+    def worker_arguments(self, workers: Workers) -> dict[str, Any]:
+        """As `as_arguments`, of the same teacher where each of several workers opens it."""
+        return self.as_arguments()
 
     def parents(self, destination: str | Path) -> tuple[Parent, ...]:
         """The versions that the teacher consists of, as parents of one under `destination`."""

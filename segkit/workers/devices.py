@@ -65,6 +65,17 @@ class Workers:
         return self.device if self.in_process else "cpu"
 
     @property
+    def kind(self) -> Literal["cpu", "cuda"]:
+        """Kind of the devices that do the work; imports torch, and connects to the cluster."""
+        if self.device != "auto":
+            return "cpu" if self.device == "cpu" else "cuda"
+        if self.engine == "local":
+            return "cuda" if _gpus() else "cpu"
+        from segkit.workers.ray_cluster import has_gpus
+
+        return "cuda" if has_gpus(self.address) else "cpu"
+
+    @property
     def in_process(self) -> bool:
         """Whether this process does the work by itself."""
         return self.engine == "local" and self.count == 1

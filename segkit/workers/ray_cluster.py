@@ -116,6 +116,13 @@ def ray_devices(
             yield submit_to_idlest, len(actors)
 
 
+def has_gpus(address: str | None) -> bool:
+    """Whether `ray_devices` runs on GPUs, unless it is told to use CPUs; arguments and errors as
+    there."""
+    with _session(address, None) as ray:
+        return bool(ray.cluster_resources().get("GPU"))
+
+
 @contextmanager
 def _session(address: str | None, workers: int | None) -> Iterator[ModuleType]:
     """Yield the module `ray`, connected; its errors become those of segkit."""

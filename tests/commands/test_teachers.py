@@ -18,6 +18,7 @@ from segkit.benchmark.objects365_instances import (
     convert_ground_truth,
     open_annotations,
 )
+from segkit.errors import SegkitError
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.pseudolabel import pseudolabel
 from segkit.inference.teacher import Teacher, mask_place
@@ -31,8 +32,9 @@ from segkit.shards.validate import validate
 from segkit.shards.writer import write_set
 from segkit.taxonomy import Category, Taxonomy
 from segkit.training.train import train
+from segkit.workers import devices
 from tests.commands.slips import assert_refused_before_torch, hollow_run
-from tests.commands.test_predict import error, invoke
+from tests.commands.test_predict import call, error, invoke
 from tests.training.toy import write_recipe
 
 KINDS = ("sam", "sam2", "samhq")
@@ -97,6 +99,24 @@ def test_min_score_decides_and_defaults_to_half(
         output, layer = label(sources["sam2"], boxes, tmp_path / "out", *options)
         assert output["masked"] == sum(score >= lowest for score in scores)
         assert output["min_score"] == layer.manifest.arguments["min_score"] == lowest
+
+
+def test_a_layer_records_the_precision_of_its_workers(
+    sources: dict[str, str], boxes: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller opens the model on its CPU, two workers open it on a GPU each."""
+    headers: list[Header] = []
+
+    def stop(out: Path, data: ShardSet, open_label: object, header: Header, **_: object) -> None:
+        headers.append(header)
+        raise SegkitError("stop")
+
+    monkeypatch.setattr("segkit.inference.pseudolabel.label_shards", stop)
+    monkeypatch.setattr(devices, "_gpus", lambda: 2)
+    common = ("pseudolabel", "--teacher", sources["sam2"], "--data", boxes.path, "--out", tmp_path)
+    for options in (("--devices", "2"), ("--devices", "2", "--device", "cpu"), ("--device", "cpu")):
+        assert str(call(*common, *options).exception) == "stop"
+    assert [header.arguments["precision"] for header in headers] == ["bf16", "fp32", "fp32"]
 
 
 def test_checkpoint_is_the_second_name_of_teacher(

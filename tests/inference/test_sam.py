@@ -18,6 +18,8 @@ from segkit.errors import InputError, SegkitError
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.open_teacher import open_teacher
 from segkit.inference.sam import MAX_BOXES, SamTeacher
+from segkit.workers import devices, ray_cluster
+from segkit.workers.devices import Workers
 from tests.inference import sams
 
 Boxes = list[tuple[float, float, float, float]]
@@ -358,3 +360,28 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"never read.*Sam2Model.from_pretrained.*sam2:FOLDER"):
         open_teacher(source)
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "expected"),
+    [
+        (Workers("local", 2), 0, "fp32"),
+        (Workers("local", 2), 2, "bf16"),
+        (Workers("local", None, "cpu"), 2, "fp32"),
+        (Workers("local", 2, "cuda"), 2, "bf16"),
+        (Workers("ray", None), 0, "fp32"),
+        (Workers("ray", None), 8, "bf16"),
+    ],
+)
+def test_the_precision_is_that_of_the_devices_of_the_workers(
+    teacher: SamTeacher,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: Workers,
+    gpus: int,
+    expected: str,
+) -> None:
+    """Then another number of GPUs resumes what one began, and the manifest is right."""
+    monkeypatch.setattr(devices, "_gpus", lambda: gpus)
+    monkeypatch.setattr(ray_cluster, "has_gpus", lambda address: gpus > 0)
+    assert teacher.worker_arguments(workers) == teacher.as_arguments() | {"precision": expected}
+    assert teacher.as_arguments()["precision"] == "fp32", "this process uses its CPU"
