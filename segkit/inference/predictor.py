@@ -1,5 +1,6 @@
 """Segment images with a trained run, from Python: one image, a stream of images, or boxes."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit import storage
-from segkit.errors import InputError, short
+from segkit.errors import InputError, Notice, short
 from segkit.images.decode import decode_rgb
 from segkit.inference.box_masks import ImagePrompts
 from segkit.inference.pipeline import Image, predict_images
@@ -16,6 +17,7 @@ from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.predicted_masks import PredictedMask, PredictedMasks
 from segkit.masks.boxes import touches_image
 from segkit.model.text_classifier import ClassEmbeddings
+from segkit.runs.calibration import Calibration
 from segkit.runs.open_run import check_trained, load_run, no_box_prompts
 from segkit.runs.run import Run
 from segkit.sample import Box
@@ -120,7 +122,8 @@ class Predictor:
 
         Returns:
             (Q, H, W) bool, False outside each box, and (Q,) scores in 0-1: the expected IoU of a
-            calibrated run, else the mean probability within the mask.
+            calibrated run, else the mean probability within the mask; so also, with a warning, of a
+            run that was calibrated with test-time augmentation, which is not used here.
 
         Raises:
             InputError: an image of another shape or type, a box without extent or beyond the image,
@@ -148,12 +151,24 @@ class Predictor:
             [prompts],
             config,
             crop_size=crop_size,
-            calibration=self.run.calibration,
+            calibration=self._calibration(),
         )
         masks = np.zeros((len(boxes), *image.shape[:2]), bool)
         for mask, prediction in zip(masks, predictions, strict=True):
             mask[prediction.place] = prediction.inside
         return masks, np.array([prediction.score for prediction in predictions], np.float32)
+
+    def _calibration(self) -> Calibration | None:
+        """The calibration of masks that are predicted without test-time augmentation."""
+        calibration = self.run.calibration
+        if calibration is None or not calibration.tta:
+            return calibration
+        message = (
+            f"{self.run.path} is calibrated with test-time augmentation, without which masks are "
+            "predicted here: scores are mean probabilities, not expected IoUs"
+        )
+        warnings.warn(message, Notice, stacklevel=3)
+        return None
 
     def _class_embeddings(self, taxonomy: Taxonomy) -> ClassEmbeddings:
         """The class embeddings, after encoding the names that are new."""

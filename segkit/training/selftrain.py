@@ -1,6 +1,7 @@
 """Self-training, the library behind `segkit selftrain`: a run labels the boxes of the next run."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from segkit.atomic import write_text
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, Notice, SegkitError
 from segkit.inference.calibrate import ScoredBoxes, fit_calibration, score_boxes
 from segkit.inference.pseudolabel import pseudolabel
 from segkit.inference.run_teacher import RunTeacher
@@ -219,7 +220,7 @@ class _Loop:
         return {
             "round": number,
             "run": str(calibrated or path),
-            "calibrated": calibrated is not None or run.calibration is not None,
+            "calibrated": calibrated is not None or self._is_calibrated(run),
             "held_out_iou": float(np.concatenate([boxes.iou for boxes in scored]).mean()),
         }
 
@@ -297,12 +298,16 @@ class _Loop:
             *(f"model.{key}={json.dumps(getattr(model, key))}" for key in sorted(statistics)),
         ]
 
+    def _is_calibrated(self, run: Run) -> bool:
+        """Whether a run is calibrated for masks as the rounds predict them."""
+        return run.calibration is not None and run.calibration.tta == self.plan.tta
+
     def _calibrate(self, number: int, run: Run, scored: Sequence[ScoredBoxes]) -> Path | None:
         """The calibrated version of a round's run; None where too few boxes are held out."""
         folder = self._run_folder(number)
         if versions(folder) and read_run_manifest(newest := resolve(folder)).command == "calibrate":
             return newest
-        if run.calibration is not None:
+        if self._is_calibrated(run):
             return None
         largest = int(np.argmax([len(boxes.iou) for boxes in scored]))
         try:
@@ -310,5 +315,12 @@ class _Loop:
                 scored[largest], self.held_out[largest], tta=self.plan.tta
             )
         except InputError:  # fewer than MIN_BOXES in a half
+            if run.calibration is not None:
+                fitted = "with" if run.calibration.tta else "without"
+                message = (
+                    f"{run.path} is calibrated {fitted} --tta, and too few boxes are held out to "
+                    "calibrate it anew: the scores of its masks are not the IoU to expect"
+                )
+                warnings.warn(message, Notice, stacklevel=2)
             return None
         return publish_calibrated(run, calibration, self.held_out[largest], folder)

@@ -13,7 +13,8 @@ from PIL import Image
 from pydantic import PrivateAttr
 
 import segkit
-from segkit.errors import InputError
+from segkit.errors import InputError, Notice
+from segkit.inference.calibrate import fit_calibration
 from segkit.inference.outputs import predict_set
 from segkit.inference.predicted_masks import PredictedMask
 from segkit.masks.rle import decode
@@ -25,6 +26,7 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.taxonomy import Category, Taxonomy
 from segkit.text.embeddings import EmbeddingStore
+from tests.inference.test_calibrate import random_boxes
 from tests.training.toy import TAXONOMY
 
 
@@ -275,3 +277,22 @@ def test_predictions_can_be_drawn_and_handed_over(run: Path, toy_set: ShardSet) 
     )
     assert (masks.draw() != masks.draw(min_score=1.1)).any()
     assert masks._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_expected_iou_is_that_of_masks_without_augmentation(
+    run: Path, toy_set: ShardSet, tta: bool
+) -> None:
+    loaded = segkit.load_run(run)
+    calibration = fit_calibration(random_boxes(600, 30), toy_set, tta=tta)
+    image, boxes = toy_set.image(toy_set.sample(0)), [(5, 5, 30, 30), (0, 0, 9, 20)]
+    masks, raw = segkit.Predictor(loaded).predict_boxes(image, boxes)
+    predictor = segkit.Predictor(replace(loaded, calibration=calibration))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        unchanged, scores = predictor.predict_boxes(image, boxes)
+    expected = raw if tta else calibration.expected_iou(raw, np.array([900.0, 180.0]))
+    assert (unchanged == masks).all() and scores == pytest.approx(expected, abs=1e-6)
+    assert not np.allclose(raw, calibration.expected_iou(raw, np.array([900.0, 180.0])))
+    notes = [str(warning.message) for warning in caught if warning.category is Notice]
+    assert ["scores are mean probabilities" in note for note in notes] == [True] * tta

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,9 +16,11 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from segkit.errors import InputError
-from segkit.inference.calibrate import ScoredBoxes
+from segkit.errors import InputError, Notice
+from segkit.inference import calibration_set
+from segkit.inference.calibrate import ScoredBoxes, fit_calibration
 from segkit.recipes.load import load_recipe
+from segkit.runs.calibrated_version import publish_calibrated
 from segkit.runs.open_run import load_run
 from segkit.runs.run import Run
 from segkit.runs.run_manifest import read_run_manifest
@@ -29,6 +32,7 @@ from segkit.training.selftrain import SelfTraining, selftrain
 from segkit.training.selftrain_plan import SelfTrainingPlan, plan_selftraining
 from segkit.training.selftrain_state import read_state, write_state
 from tests.commands.slips import assert_refused_before_torch
+from tests.inference.test_calibrate import random_boxes
 from tests.training.toy import RECIPE, write_recipe, write_toy_set
 
 FAST = ["inference.pseudo_score=0", "training.checkpoint_every=2", "loss.matching=false"]
@@ -113,6 +117,32 @@ def test_a_run_can_be_the_first_teacher(home: Path, monkeypatch: pytest.MonkeyPa
         Draft202012Validator(schema).validate(state)
     assert not (home / "work" / "round-0" / "run").exists()
     assert ShardSet.open(result.rounds[0]["masks"]).manifest.parents
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_a_teacher_that_was_calibrated_otherwise_is_calibrated_anew(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tta: bool
+) -> None:
+    first = rounds("first", steps=1, round_steps=1).rounds[0]["run"]
+    data, scored = ShardSet.open("masks"), random_boxes(600, 30)
+    calibration = fit_calibration(scored, data, tta=False)
+    teacher = publish_calibrated(load_run(first), calibration, data, home / "teacher")
+    monkeypatch.setattr(module, "score_boxes", lambda *_, **__: scored)
+    options: dict[str, Any] = {"checkpoint": str(teacher), "steps": None, "round_steps": 1}
+    entry = rounds("work", tta=tta, **options).rounds[0]
+    expected = home / "work" / "round-0" / "run" / "v1" if tta else teacher
+    assert entry["calibrated"] and Path(entry["run"]) == expected.resolve()
+    used = load_run(entry["run"]).calibration
+    assert used is not None and used.tta is tta
+    labels = ShardSet.open(entry["masks"]).manifest.arguments
+    assert labels["checkpoint"] == entry["run"]
+    monkeypatch.setattr(calibration_set, "MIN_BOXES", 1000)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        few = rounds("few", tta=tta, **options).rounds[0]
+    notes = [str(warning.message) for warning in caught if warning.category is Notice]
+    assert few["calibrated"] is not tta and few["run"] == str(teacher.resolve())
+    assert any("is calibrated without --tta, and too few boxes" in note for note in notes) is tta
 
 
 class Killer:

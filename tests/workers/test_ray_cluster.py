@@ -175,6 +175,7 @@ def test_work_without_a_model_uses_the_cpus_of_a_cluster_with_gpus(
 
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
     workers = Workers("ray", None, "cpu", address)
+    assert (workers.kind, Workers("ray", None, "auto", address).kind) == ("cpu", "cuda")
     assert [*workers.run(on_device, [()] * 3, [])] == ["cpu"] * 3
     with ray_cluster.ray_devices(on_device, address, None, [], on_cpu=True) as (_, size):
         assert size == 2
