@@ -136,7 +136,7 @@ def evaluate(
         *source.unused_options(),
     )
     if not compare:
-        source.check(chosen)
+        source.check(chosen, groups_unseen=unseen is None)
     elif checkpoint or predictions:
         hint = "leave --checkpoint and --predictions out"
         raise InputError("--compare A B names both predictions", hint=hint)

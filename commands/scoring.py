@@ -89,15 +89,18 @@ class PredictionSource:
             ("--devices", not self.workers.in_process and without_run, "--checkpoint"),
         )
 
-    def check(self, task: "Task") -> None:
-        """Require a run or predictions, and a run that takes the settings; imports no torch."""
+    def check(self, task: "Task", *, groups_unseen: bool = False) -> None:
+        """Require a run or predictions, and a run that takes the settings; imports no torch.
+
+        `groups_unseen`: whether the run's unseen classes group the figures.
+        """
         from segkit.runs.open_run import check_run
 
         if (self.checkpoint is None) == (self.predictions is None):
             message = "give --checkpoint RUN or --predictions SET|FILE"
             raise InputError(message, hint="give one of the two")
         if self.checkpoint is not None:
-            check_run(self.checkpoint, self.settings, task)
+            check_run(self.checkpoint, self.settings, task, groups_unseen=groups_unseen)
 
     def unseen_classes(self, task: "Task") -> tuple[str, ...]:
         """The classes that the run records as unseen in training; imports no torch."""

@@ -92,7 +92,7 @@ def selftrain(
     started = time.monotonic()
     require_extra("train", "segkit selftrain")
     from segkit.training.selftrain_plan import encode_classes, plan_selftraining
-    from segkit.training.selftrain_state import read_state
+    from segkit.training.selftrain_state import has_state, read_state
     from segkit.workers.devices import check_device
 
     check_device(device)
@@ -108,6 +108,7 @@ def selftrain(
         round_steps=round_steps,
         overrides=overrides,
         tta=tta,
+        resume=has_state(out),
     )
     before = read_state(out, plan)
     for text in encode_classes(plan):

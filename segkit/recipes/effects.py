@@ -127,6 +127,10 @@ def _unread(recipe: Recipe) -> Iterator[Case]:
             recipe.optimizer.backbone_lr_factor > 0,
             "the backbone is frozen (optimizer.backbone_lr_factor is 0)",
         ),
+        "inference.max_size": (
+            recipe.inference.resize == "shorter",
+            'only inference.resize = "shorter" has such a limit',
+        ),
     }
     for name, (is_read, reason) in reasons.items():
         section, _, key = name.partition(".")

@@ -38,33 +38,42 @@ def open_run(
 
     Raises:
         InputError: no run there, a run behind a URL, an override of another section, or one that
-            `output` does not read, or an output that it was not trained for.
+            does nothing, or an output that it was not trained for.
     """
     _check_overrides(overrides)
     folder = run_folder(spec)
     _check_overrides(overrides, output)
     manifest = read_run_manifest(folder)
     recipe = load_recipe(folder / RECIPE, overrides, warn=manifest.schema_version != "1")
+    _check_max_size(overrides, recipe)
     if output is not None:
         check_trained(recipe, output, spec)
     return folder, manifest, recipe
 
 
-def check_run(spec: str | Path, overrides: Sequence[str], output: str) -> None:
+def check_run(
+    spec: str | Path, overrides: Sequence[str], output: str, *, groups_unseen: bool = False
+) -> None:
     """Refuse what can be refused without a run's weights; arguments and errors as of `open_run`.
 
     A public model is not fetched.
+
+    Args:
+        spec, overrides, output: as of `open_run`.
+        groups_unseen: whether the names in `inference.unseen` group figures, so that they do
+            something without `inference.seen_penalty`.
 
     Raises:
         MissingExtraError: the packages that run a model are not installed.
     """
     require_extra("train", "a model")
     if not is_hugging_face(spec):
-        open_run(spec, overrides, output)
+        _, _, recipe = open_run(spec, overrides, output)
+        _check_unseen(overrides, recipe, groups_unseen)
         return
     check_source(str(spec))
     _check_overrides(overrides, output)
-    load_recipe(_ANY_RECIPE, overrides)
+    _check_unseen(overrides, load_recipe(_ANY_RECIPE, overrides), groups_unseen)
     if output == "box-prompts":
         raise no_box_prompts(spec)
 
@@ -174,8 +183,7 @@ def _check_overrides(overrides: Sequence[str], output: str | None = None) -> Non
     if output is None:
         return
     unread = InferenceConfig.model_fields.keys() - INFERENCE_KEYS[output]
-    for override in overrides:
-        key = override.partition("=")[0].strip()
+    for key in _keys(overrides):
         if key.removeprefix("inference.") in unread:
             keys = (f"inference.{name}" for name in sorted(INFERENCE_KEYS[output]))
             raise InputError(
@@ -183,3 +191,26 @@ def _check_overrides(overrides: Sequence[str], output: str | None = None) -> Non
                 record="--set",
                 hint=f"set one of {', '.join(keys)}",
             )
+
+
+def _check_max_size(overrides: Sequence[str], recipe: Recipe) -> None:
+    """Raise InputError for a limit of the longer side where another setting decides it."""
+    key, resize = "inference.max_size", recipe.inference.resize
+    if key in _keys(overrides) and resize != "shorter":
+        hint = "leave it out, or set inference.resize=shorter as well"
+        raise InputError(
+            f"inference.resize is {resize}, which does not read {key}", record="--set", hint=hint
+        )
+
+
+def _check_unseen(overrides: Sequence[str], recipe: Recipe, groups_unseen: bool) -> None:
+    """Raise InputError for names of unseen classes that nothing reads."""
+    key = "inference.unseen"
+    if key in _keys(overrides) and not (groups_unseen or recipe.inference.seen_penalty):
+        hint = "leave it out, or set inference.seen_penalty above 0 as well"
+        message = f"{key} does nothing without inference.seen_penalty"
+        raise InputError(message, record="--set", hint=hint)
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [override.partition("=")[0].strip() for override in overrides]

@@ -29,7 +29,7 @@ from segkit.training.selftrain_plan import (
     encode_classes,
     plan_selftraining,
 )
-from segkit.training.selftrain_state import read_state, write_state
+from segkit.training.selftrain_state import has_state, read_state, write_state
 from segkit.training.train import train
 from segkit.training.trainer import Callbacks
 
@@ -130,6 +130,7 @@ def selftrain(
         round_steps=round_steps,
         overrides=overrides,
         tta=tta,
+        resume=has_state(Path(out)),
     )
     before = read_state(Path(out), plan)
     encode_classes(plan)

@@ -102,8 +102,11 @@ def plan_selftraining(
     round_steps: int | None,
     overrides: Sequence[str],
     tta: bool,
+    resume: bool = False,
 ) -> SelfTrainingPlan:
     """Check the arguments of `selftrain`, as far as that needs no PyTorch.
+
+    With `resume`, keys of the recipe that nothing reads are accepted, see `require_effects`.
 
     Raises:
         InputError: a recipe, set or run that cannot be used, held-out images that are trained on or
@@ -123,7 +126,7 @@ def plan_selftraining(
     if not loaded.loss.box_prompts:
         hint = "set loss.box_prompts above 0, as in box-labeler-mini"
         raise InputError("the recipe trains no box prompts", record=str(recipe), hint=hint)
-    inputs = check_inputs(loaded, [*data, boxes], [])
+    inputs = check_inputs(loaded, [*data, boxes], [], resume=resume)
     checked, (*masks, unlabeled) = inputs.recipe, inputs.datasets
     if not unlabeled[1].manifest.statistics.boxes_only:
         hint = "give a set with boxes, such as one of `segkit convert coco --boxes-only`"

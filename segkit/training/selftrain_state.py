@@ -16,6 +16,11 @@ _PARTS = ("held-out/*/train", "held-out/*/held-out", "round-*/run", "round-*/mas
 """Folders that a self-training writes after its record."""
 
 
+def has_state(out: Path) -> bool:
+    """Whether a folder has the record of a self-training, which a call resumes."""
+    return (out / STATE).exists()
+
+
 def read_state(out: Path, plan: SelfTrainingPlan) -> list[dict[str, Any]]:
     """The rounds of an interrupted self-training with the same inputs; none where there is none.
 
@@ -23,7 +28,7 @@ def read_state(out: Path, plan: SelfTrainingPlan) -> list[dict[str, Any]]:
         InputError: the folder holds another self-training, or parts of one without its record.
     """
     file = out / STATE
-    if not file.exists():
+    if not has_state(out):
         if part := next((part for pattern in _PARTS for part in out.glob(pattern)), None):
             message = f"is of a self-training, but {STATE} is missing, which names its inputs"
             raise InputError(message, file=part, hint="give another --out")

@@ -201,6 +201,10 @@ def test_boxes_without_masks_are_required_to_assist_them(toy: ShardSet, tmp_path
             r"backbone_layer_decay: it does nothing: the backbone is frozen.*decay=1\.0$",
         ),
         (["model.encoder_feedforward_dim=8"], "has an encoder"),
+        (
+            ["inference.max_size=900"],
+            r"inference\.max_size: it does nothing: only inference\.resize",
+        ),
     ],
 )
 def test_keys_without_an_effect_are_refused(

@@ -204,6 +204,7 @@ def test_options_that_do_nothing_and_late_refusals(home: Path, teacher: Path) ->
         [*BASE, *checkpoint, "--set", "loss.matching=false", "--set", "model.hidden_dim=32"],
         [*BASE, *checkpoint, "--set", "text.templates=none"],
         [*BASE, "--set", f"model.init_from={teacher}", "--set", "model.queries=5"],
+        [*BASE, "--set", "inference.max_size=900"],
         [*BASE, "--held-out-share", "0.01"],
         ["--recipe", "tiny.toml", "--data", "masks", "--boxes", "boxes", "--held-out", "copy"],
     ]

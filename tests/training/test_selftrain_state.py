@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,7 +44,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def rounds(home: Path, count: int, out: str | Path = "work") -> SelfTraining:
+def rounds(
+    home: Path, count: int, out: str | Path = "work", overrides: Sequence[str] = FAST
+) -> SelfTraining:
     return selftrain(
         home / "tiny.toml",
         [(str(home / "masks"), 1.0)],
@@ -55,7 +57,7 @@ def rounds(home: Path, count: int, out: str | Path = "work") -> SelfTraining:
         steps=1,
         round_steps=1,
         device="cpu",
-        overrides=FAST,
+        overrides=overrides,
     )
 
 
@@ -187,3 +189,19 @@ def test_sets_beside_the_rounds_are_not_taken_for_parts(home: Path) -> None:
     write_toy_set(home / "work/held-out", seeds=range(20, 22))
     write_toy_set(home / "work/masks", seeds=range(20, 22))
     assert len(rounds(home, 1).rounds) == 2
+
+
+def test_an_interrupted_one_keeps_the_keys_that_nothing_reads(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be of a version that did not refuse them, and cannot resume without them."""
+    overrides = [*FAST, "inference.max_size=900"]
+    with pytest.raises(InputError, match=r"inference\.max_size: it does nothing"):
+        rounds(home, 1, overrides=overrides)
+    assert not (home / "work").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("segkit.training.preflight.require_effects", lambda *_, **__: None)
+        patch.setattr(module, "train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            rounds(home, 1, overrides=overrides)
+    assert len(rounds(home, 1, overrides=overrides).rounds) == 2

@@ -1,0 +1,54 @@
+"""Opening a run by name: overrides that do nothing are refused, whatever the run stores."""
+
+from pathlib import Path
+
+import pytest
+
+from segkit.errors import InputError
+from segkit.runs.open_run import check_run, open_run
+from tests.commands.slips import hollow_run
+
+UNSEEN = 'inference.unseen=["cat"]'
+TASKS = ("panoptic", "semantic", "instance")
+
+
+@pytest.mark.parametrize("output", [*TASKS, "proposals"])
+@pytest.mark.parametrize("resize", ["fit", "stretch"])
+def test_a_limit_of_the_longer_side_needs_a_shorter_side(
+    tmp_path: Path, output: str, resize: str
+) -> None:
+    run = hollow_run(tmp_path / "run", [f"inference.resize={resize}"])
+    message = f"--set: inference.resize is {resize}, which does not read inference.max_size; leave"
+    with pytest.raises(InputError, match=message):
+        check_run(run, ["inference.max_size=900"], output)
+    with pytest.raises(InputError, match=message):
+        open_run(run, ["inference.max_size = 900"])
+    both = ["inference.resize=shorter", "inference.max_size=900"]
+    check_run(run, both, output)
+    assert open_run(run, both)[2].inference.max_size == 900
+    shorter = hollow_run(tmp_path / "shorter", ["inference.resize=shorter"])
+    check_run(shorter, ["inference.max_size=900"], output)
+    with pytest.raises(InputError, match=r"inference\.resize is fit"):
+        check_run(shorter, ["inference.max_size=900", "inference.resize=fit"], output)
+
+
+@pytest.mark.parametrize("output", TASKS)
+def test_unseen_classes_need_a_penalty_or_figures_to_group(tmp_path: Path, output: str) -> None:
+    run = hollow_run(tmp_path / "run")
+    message = "--set: inference.unseen does nothing without inference.seen_penalty; leave it out"
+    for spec in (run, "hf:some/model"):
+        with pytest.raises(InputError, match=message):
+            check_run(spec, [UNSEEN], output)
+        check_run(spec, [UNSEEN, "inference.seen_penalty=2"], output)
+        check_run(spec, [UNSEEN], output, groups_unseen=True)
+    stored = hollow_run(tmp_path / "stored", [UNSEEN, "inference.seen_penalty=2"])
+    check_run(stored, ['inference.unseen=["sofa"]'], output)
+    with pytest.raises(InputError, match=message):
+        check_run(stored, ['inference.unseen=["sofa"]', "inference.seen_penalty=0"], output)
+
+
+def test_runs_that_store_such_values_open(tmp_path: Path) -> None:
+    run = hollow_run(tmp_path / "run", ["inference.max_size=900", UNSEEN])
+    check_run(run, ["inference.batch_size=2"], "panoptic")
+    config = open_run(run)[2].inference
+    assert (config.max_size, config.unseen, config.resize) == (900, ("cat",), "fit")
