@@ -176,7 +176,7 @@ def predict_files(
     _require_unseen(run, taxonomy)
     label = partial(_label_files, root, run.class_embeddings(taxonomy).to("cpu"), taxonomy, task)
     header = Header(
-        name=root.name,
+        name=root.resolve().name or "images",
         kind=task,
         taxonomy=taxonomy,
         command="predict",
