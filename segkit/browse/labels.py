@@ -1,5 +1,7 @@
 """Turn segments into FiftyOne's labels: a class map per image, a detection per thing or box."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from math import ceil, floor
 from typing import Any
 
@@ -17,6 +19,8 @@ MAPS: frozenset[SetKind] = frozenset({"panoptic", "semantic"})
 """Kinds of sets whose labels become class maps."""
 DETECTIONS: frozenset[SetKind] = frozenset({"panoptic", "instance", "boxes"})
 """Kinds of sets whose things become detections."""
+_Identity = tuple[str, str, str | None, tuple[float, ...]]
+"""Image, class, id in the source and box of a label."""
 
 
 def labels_of(shards: ShardSet, sample: Sample, prefix: str) -> dict[str, Any]:
@@ -82,7 +86,9 @@ def crop(
 def keep_label_tags(earlier: Any, new: Any) -> None:
     """Copy the tags of labels of an earlier load to the same labels of a new one.
 
-    A label is the same if class, box and id in the source are.
+    A label is the same if class, box and id in the source are. Of duplicates, each gets the tags of
+    its counterpart in their order; where their number changed, it is open which ones are left, so
+    they get only the tags that all of them had.
 
     Args:
         earlier: the dataset of the earlier load.
@@ -91,19 +97,35 @@ def keep_label_tags(earlier: Any, new: Any) -> None:
     for path in new.get_field_schema(embedded_doc_type=fiftyone().Detections):
         if not earlier.has_sample_field(path) or not earlier.count_label_tags(label_fields=path):
             continue
-        tagged = {
-            _identity(sample, label): label.tags
-            for sample in earlier.select_fields(["image_id", path])
-            for label in (sample[path].detections if sample[path] else ())
-            if label.tags
-        }
+        tagged = dict[_Identity, list[list[str]]]()
+        for sample in earlier.select_fields(["image_id", path]):
+            for identity, labels in _duplicates(sample, path).items():
+                tags = [label.tags for label in labels]
+                if any(tags):
+                    tagged[identity] = tags
         for sample in new.iter_samples(autosave=True):
-            for label in sample[path].detections if sample[path] else ():
-                label.tags = tagged.get(_identity(sample, label), [])
+            for identity, labels in _duplicates(sample, path).items():
+                tags = _tags_of(len(labels), tagged.get(identity, []))
+                for label, names in zip(labels, tags, strict=True):
+                    label.tags = names
 
 
-def _identity(sample: Any, label: Any) -> tuple[Any, ...]:
-    return sample.image_id, label.label, label.source_id, tuple(label.source_box)
+def _duplicates(sample: Any, path: str) -> dict[_Identity, list[Any]]:
+    """The labels of an image by what identifies them, duplicates in their order."""
+    labels = defaultdict[_Identity, list[Any]](list)
+    for label in sample[path].detections if sample[path] else ():
+        identity = sample.image_id, label.label, label.source_id, tuple(label.source_box)
+        labels[identity].append(label)
+    return labels
+
+
+def _tags_of(count: int, earlier: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The tags of `count` duplicates, from those of their earlier load."""
+    if count == len(earlier):
+        return [list(tags) for tags in earlier]
+    first, *rest = earlier or [[]]
+    common = [tag for tag in first if all(tag in tags for tags in rest)]
+    return [list(common) for _ in range(count)]
 
 
 def _detection(fo: Any, segment: Segment, name: str, sample: Sample, position: int) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from segkit.browse import dataset
+from segkit.browse import dataset, review
 from segkit.browse.appearance import hex_color
 from segkit.commands.app import app
 from segkit.errors import InputError
@@ -322,6 +322,38 @@ def test_browsing_again_keeps_tags_views_and_fields(fo: ModuleType, tmp_path: Pa
     assert sorted(stored.values("image_id")) == ["a", "c"]
     assert stored.match(fo.ViewField("image_id") == "a").first().comment == "blurred"
     assert stored.match(fo.ViewField("image_id") == "c").first().tags == ["val"]
+
+
+def test_of_duplicate_labels_only_the_tagged_one_keeps_its_tag(
+    fo: ModuleType, tmp_path: Path
+) -> None:
+    sample = panoptic_sample("a")
+    disc = replace(sample.segments[1], is_crowd=False)
+
+    def write(*segments: Segment) -> ShardSet:
+        return write_labels(tmp_path / "set", "instance", [replace(sample, segments=segments)])
+
+    def tags() -> list[list[str]]:
+        return [
+            label.tags for label in fo.load_dataset("twins").first().ground_truth_things.detections
+        ]
+
+    shards = write(disc, disc, disc)
+    dataset.load(shards, name="twins")
+    stored = fo.load_dataset("twins").first()
+    for label, names in zip(
+        stored.ground_truth_things.detections, (["look"], ["look", "bad"], ["look"]), strict=True
+    ):
+        label.tags = names
+    stored.save()
+    dataset.load(shards, name="twins")
+    assert tags() == [["look"], ["look", "bad"], ["look"]]
+    read = review.read_tags("twins", shards)
+    layer = review.write_back(shards, tmp_path / "reviewed", read, {"bad": "drop"}, {})
+    assert layer.sample(0).segments == (disc, disc)
+
+    dataset.load(write(disc, disc), name="twins")
+    assert tags() == [["look"], ["look"]], "which of them was bad is open"
 
 
 def test_instances_below_the_least_score_are_hidden_and_boxes_found(
