@@ -188,11 +188,12 @@ def _evaluate(
     evaluation = evaluate_set(truth, predictions, task, options, workers=source.workers)
     result: dict[str, Any] = {"task": task, "data": origin(truth), "predictions": origin(spec)}
     result |= evaluation.metrics
-    page = report(result, evaluation, truth, predictions)
-    write_json(out / "metrics.json", result)
-    write_text(out / "report.html", page)
+    file = out / "report.html"
+    file.unlink(missing_ok=True)  # an older one never stands beside new figures
+    write_json(out / "metrics.json", result)  # first: they took hours, and the report may fail
     warn(result, truth)
-    printed = [*tables(result, truth), f"{out / 'report.html'}"]
+    write_text(file, report(result, evaluation, truth, predictions))
+    printed = [*tables(result, truth), str(file)]
     emit(result, schema=METRICS_SCHEMA, as_json=as_json, tables=printed)
 
 

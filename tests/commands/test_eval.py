@@ -54,6 +54,23 @@ def test_prints_what_it_writes_and_both_fit_the_schema(tmp_path, task):
     )
 
 
+def test_the_figures_are_written_before_the_report_is_drawn(tmp_path, monkeypatch):
+    truth, predictions = sets(tmp_path)
+    out = tmp_path / "out"
+    arguments = options(truth, "panoptic", out, predictions)
+    expected = run_json(*arguments)
+    (out / "metrics.json").unlink()
+
+    def report(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("segkit.report.build.report", report)
+    result = runner.invoke(app, ["eval", *map(str, arguments)])
+    assert isinstance(result.exception, MemoryError)
+    assert json.loads((out / "metrics.json").read_text()) == expected
+    assert not (out / "report.html").exists(), "the report of an earlier evaluation"
+
+
 def test_reads_coco_files(tmp_path):
     truth, predictions = sets(tmp_path)
     file = panoptic_files(tmp_path / "pred.json", list(predictions.samples()))
