@@ -38,7 +38,7 @@ def overlay(
     segments: Iterable[Segment],
     taxonomy: Taxonomy,
     *,
-    scale: int = 1,
+    scale: float = 1,
     labels: bool = True,
     min_score: float = 0.0,
 ) -> Picture:
@@ -52,7 +52,8 @@ def overlay(
         image: (H, W, 3) RGB uint8.
         segments: of this image; a class id that the taxonomy lacks raises KeyError.
         taxonomy: the color and the name of each class.
-        scale: factor by which to enlarge the image first, for smooth contours and room for names.
+        scale: factor by which to scale the image first: above 1 for smooth contours and room for
+            names, below 1 for a small picture of a large image in little memory.
         labels: whether to write the class name on each segment that has room for it.
         min_score: segments with a lower score are left out; those without a score stay.
 
@@ -62,9 +63,10 @@ def overlay(
     import cv2
 
     height, width = image.shape[:2]
-    size = (width * scale, height * scale)
-    enlarged = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-    canvas: NDArray[np.float32] = enlarged.astype(np.float32)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    filter_ = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+    scaled = image if scale == 1 else cv2.resize(image, size, interpolation=filter_)
+    canvas: NDArray[np.float32] = scaled.astype(np.float32)
     drawn = [s for s in segments if s.score is None or s.score >= min_score]
     order = sorted(drawn, key=lambda s: (s.kind == "thing", -s.area, s.score or 0.0))
     names = [taxonomy.by_id[segment.class_id].name for segment in order]
@@ -73,7 +75,7 @@ def overlay(
     parts = dict[int, Part]()
     for number, (segment, color) in enumerate(zip(order, colors, strict=True)):
         if segment.mask is not None:  # mask by mask: an image may have thousands
-            mask, part = _enlarged(segment.mask, height, width, size)
+            mask, part = _scaled(segment.mask, height, width, size)
             _tint(canvas, mask, part, color, contour=segment.kind == "thing")
             parts[number] = part
             topmost[part][mask] = number
@@ -87,25 +89,48 @@ def overlay(
 
 
 def enlarged_overlay(
-    image: Picture, segments: Iterable[Segment], taxonomy: Taxonomy, *, min_score: float = 0.0
+    image: Picture,
+    segments: Iterable[Segment],
+    taxonomy: Taxonomy,
+    *,
+    min_score: float = 0.0,
+    max_size: tuple[int, int] | None = None,
 ) -> Picture:
     """Paint segments over an image; a small one is enlarged first.
 
     Its shorter side gets about `MIN_SIDE` pixels, unless the longer one would exceed `MAX_SIDE`.
+
+    Args:
+        image: (H, W, 3) RGB uint8.
+        segments: of this image.
+        taxonomy: the color and the name of each class.
+        min_score: segments with a lower score are left out.
+        max_size: width and height in pixels to which a larger image is shrunk first; by default it
+            keeps its size.
     """
     short, long = sorted(image.shape[:2])
-    scale = max(1, min(round(MIN_SIDE / short), MAX_SIDE // long))
+    scale: float = max(1, min(round(MIN_SIDE / short), MAX_SIDE // long))
+    if scale == 1 and max_size is not None:
+        scale = shrink_factor(image, max_size)
     return overlay(image, segments, taxonomy, scale=scale, min_score=min_score)
 
 
-def _enlarged(counts: bytes, height: int, width: int, size: tuple[int, int]) -> tuple[Mask, Part]:
-    """The decoded mask in its tight box, enlarged to `size` (width, height) with smooth borders.
+def shrink_factor(image: Picture, max_size: tuple[int, int]) -> float:
+    """The factor, at most 1, by which an image fits within a width and a height in pixels."""
+    height, width = image.shape[:2]
+    return float(min(1, max_size[0] / width, max_size[1] / height))
+
+
+def _scaled(counts: bytes, height: int, width: int, size: tuple[int, int]) -> tuple[Mask, Part]:
+    """The decoded mask in its tight box, scaled to `size` (width, height) with smooth borders.
 
     Returns:
         The mask within the box, and the box.
     """
     import cv2
 
+    if size[0] < width or size[1] < height:
+        return _shrunk(counts, height, width, size)
     if size == (width, height):
         mask, x, y = rle.decode_box(counts, height, width)
         return mask, (slice(y, y + mask.shape[0]), slice(x, x + mask.shape[1]))
@@ -114,6 +139,36 @@ def _enlarged(counts: bytes, height: int, width: int, size: tuple[int, int]) -> 
     smooth = np.asarray(soft >= 0.5)
     part = pixels_of_box(tight_box(smooth), *smooth.shape)
     return smooth[part], part
+
+
+def _shrunk(counts: bytes, height: int, width: int, size: tuple[int, int]) -> tuple[Mask, Part]:
+    """The mask on the pixels of a smaller picture that it covers by half or more.
+
+    Of a mask that covers no pixel by half, those that it covers most.
+    """
+    import cv2
+
+    mask, x, y = rle.decode_box(counts, height, width)
+    if not mask.size:
+        return mask, (slice(0, 0), slice(0, 0))
+    columns, before, after = _pixels_below(x, mask.shape[1], width, size[0])
+    rows, above, below = _pixels_below(y, mask.shape[0], height, size[1])
+    margins = (above, below), (before, after)
+    padded = np.pad(mask.view(np.uint8) * np.uint8(255), margins)
+    target = columns.stop - columns.start, rows.stop - rows.start
+    cover = np.asarray(cv2.resize(padded, target, interpolation=cv2.INTER_AREA))
+    return cover >= max(1, min(128, int(cover.max()))), (rows, columns)
+
+
+def _pixels_below(start: int, length: int, side: int, small: int) -> tuple[slice, int, int]:
+    """The pixels of a row of `small` pixels that a stretch of a row of `side` pixels touches.
+
+    Returns:
+        Those pixels, and the pixels of the long row that they cover before and after the stretch.
+    """
+    first, last = start * small // side, -(-(start + length) * small // side)
+    edges = round(first * side / small), round(last * side / small)
+    return slice(first, last), start - edges[0], edges[1] - start - length
 
 
 def _tint(
@@ -140,7 +195,7 @@ def _tint(
     cv2.drawContours(canvas, outlines, -1, _WHITE, line, cv2.LINE_AA)
 
 
-def _frame(canvas: NDArray[np.float32], segment: Segment, color: Color, scale: int) -> None:
+def _frame(canvas: NDArray[np.float32], segment: Segment, color: Color, scale: float) -> None:
     import cv2
 
     line = max(1, min(canvas.shape[:2]) // 240)
@@ -161,7 +216,7 @@ def _write_names(
     parts: Mapping[int, Part],
     segments: Sequence[Segment],
     names: Sequence[str],
-    scale: int,
+    scale: float,
 ) -> Picture:
     """Write each name on its segment, the largest first, where no other name stands.
 
@@ -171,7 +226,7 @@ def _write_names(
         parts: the box of each mask in the picture, by the number of its segment.
         segments: all that are drawn.
         names: their classes.
-        scale: factor by which the image was enlarged.
+        scale: factor by which the image was scaled.
     """
     page = Image.fromarray(picture)
     draw = ImageDraw.Draw(page)

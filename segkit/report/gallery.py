@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segkit.images.draw import Picture, overlay
+from segkit.images.draw import Picture, overlay, shrink_factor
 from segkit.metrics.predictions import Predictions
 from segkit.report.preview import background
 from segkit.sample import Segment
 from segkit.shards.reader import ShardSet
 
-WIDTH = 480
-"""Pixels that a picture is scaled down to, so that 16 images take less than 2 MB."""
+MAX_SIZE = 480, 960
+"""Width and height in pixels that a picture is scaled down to, so that 16 images take less than
+2 MB."""
+PAINTED_SIZE = 2 * MAX_SIZE[0], 2 * MAX_SIZE[1]
+"""Size at which a large image is painted: contours are smooth when it is scaled down to half."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,23 @@ def draw_image(
     prediction = source.get(sample)
     segments = () if prediction is None else prediction.segments
     image = background(truth, sample)
+    scale = shrink_factor(image, PAINTED_SIZE)
 
     def picture(segments: Sequence[Segment]) -> str:
         drawn = [segment for segment in segments if segment.class_id in class_ids]
-        return data_uri(overlay(image, drawn, truth.taxonomy))
+        return data_uri(overlay(image, drawn, truth.taxonomy, scale=scale))
 
     confident = [s for s in segments if s.score is None or s.score >= min_score]
     return GalleryImage(caption, picture(sample.segments), picture(confident))
 
 
 def data_uri(picture: Picture) -> str:
-    """Encode a picture as a JPEG of at most `WIDTH` pixels across, as text for `src`."""
+    """Encode a picture as a JPEG of at most `MAX_SIZE`, as text for `src`."""
     import cv2
 
-    if picture.shape[1] > WIDTH:
-        size = (WIDTH, max(1, round(picture.shape[0] * WIDTH / picture.shape[1])))
+    if (factor := shrink_factor(picture, MAX_SIZE)) < 1:
+        height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
+        size = (width, height)
         picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 82])

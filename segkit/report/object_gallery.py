@@ -7,7 +7,7 @@ import numpy as np
 from segkit.images.draw import Picture, enlarged_overlay
 from segkit.masks import rle
 from segkit.masks.boxes import corners
-from segkit.report.gallery import GalleryImage, data_uri
+from segkit.report.gallery import PAINTED_SIZE, GalleryImage, data_uri
 from segkit.report.labeled_boxes import Floats, HiddenTruth, LabeledBoxes
 from segkit.report.preview import background
 from segkit.sample import Sample, Segment
@@ -78,4 +78,5 @@ def _picture(layer: ShardSet, image: Picture, sample: Sample, segment: Segment) 
         counts = rle.encode(mask[top:bottom, left:right])
     box = (x0 - left, y0 - top, x1 - x0, y1 - y0)
     crop = np.ascontiguousarray(image[top:bottom, left:right])
-    return enlarged_overlay(crop, [replace(segment, mask=counts, box=box)], layer.taxonomy)
+    drawn = [replace(segment, mask=counts, box=box)]
+    return enlarged_overlay(crop, drawn, layer.taxonomy, max_size=PAINTED_SIZE)

@@ -77,6 +77,49 @@ def test_an_image_of_many_small_masks_is_drawn_in_little_memory() -> None:
     assert peak < 60 * mask.size  # bytes; all masks at once take twice 300 a pixel
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_masks_on_a_shrunk_picture_are_the_pixels_that_they_cover_by_half(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    side, factor = 120, int(rng.choice([2, 3, 4, 6]))
+    mask = np.zeros((side, side), bool)
+    top, left, height, width = rng.integers(0, 60, 4).tolist()
+    mask[top : top + height + factor, left : left + width + factor] = True
+    segment = Segment(9, "stuff", (0.0, 0.0, 1.0, 1.0), rle.encode(mask), 1.0)
+    image = np.full((side, side, 3), 128, np.uint8)
+    picture = overlay(image, [segment], TAXONOMY, scale=1 / factor, labels=False)
+    small = side // factor
+    cover = mask.reshape(small, factor, small, factor).mean(axis=(1, 3))
+    assert picture.shape == (small, small, 3)
+    clear = cover != 0.5
+    assert np.array_equal((picture != 128).any(axis=-1)[clear], (cover > 0.5)[clear])
+
+
+def test_a_large_image_is_painted_small_in_little_memory() -> None:
+    image = np.full((2000, 1000, 3), 128, np.uint8)
+    mask = np.zeros((2000, 1000), bool)
+    mask[500:1500, 200:800] = True
+    speck = np.zeros_like(mask)
+    speck[1900, 700] = True
+    segments = [
+        Segment(3, "thing", (200.0, 500.0, 600.0, 1000.0), rle.encode(mask), 6e5),
+        Segment(20, "thing", (700.0, 1900.0, 1.0, 1.0), rle.encode(speck), 1.0),
+        Segment(20, "thing", (100.0, 100.0, 300.0, 200.0), None, 6e4),
+    ]
+    overlay(image[:8, :8], [], TAXONOMY)  # fonts and OpenCV are loaded
+    tracemalloc.start()
+    try:
+        picture = overlay(image, segments, TAXONOMY, scale=0.1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * mask.size  # bytes; a canvas of the full size takes 12 a pixel
+    assert picture.shape == (200, 100, 3)
+    assert (picture[100, 30:70] != 128).any(axis=-1).all(), "the mask"
+    assert (picture[190, 70] != 128).any(), "the speck"
+    assert (picture[10, 10:40] != 128).any(axis=-1).all(), "the frame"
+    assert (picture[160:188, :60] == 128).all()
+
+
 def test_small_segments_stay_visible_over_large_ones() -> None:
     large, small = _square(3, 5, 5, 50), _square(20, 20, 20, 16)
     small_first = overlay(GREY, [small, large], TAXONOMY, labels=False)
@@ -114,6 +157,13 @@ def test_small_images_are_enlarged_within_bounds(
 ) -> None:
     image = np.zeros((*size, 3), np.uint8)
     assert enlarged_overlay(image, [], TAXONOMY).shape == (*drawn, 3)
+
+
+def test_large_images_are_shrunk_where_a_size_is_given() -> None:
+    image, max_size = np.zeros((1000, 2000, 3), np.uint8), (800, 600)
+    assert enlarged_overlay(image, [], TAXONOMY, max_size=max_size).shape == (400, 800, 3)
+    tall = np.zeros((5000, 1, 3), np.uint8)
+    assert enlarged_overlay(tall, [], TAXONOMY, max_size=max_size).shape == (600, 1, 3)
 
 
 def test_names_are_written_only_where_they_fit() -> None:

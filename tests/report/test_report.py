@@ -1,20 +1,25 @@
+import base64
+import io
 import itertools
 import re
 import shutil
 import subprocess
+import tracemalloc
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from segkit.masks import rle
 from segkit.metrics.evaluate import evaluate
 from segkit.metrics.output import origin
 from segkit.metrics.predictions import as_predictions
 from segkit.metrics.task_metrics import EvalOptions
 from segkit.report import figures, sections
 from segkit.report.build import report
-from segkit.report.gallery import GalleryImage
+from segkit.report.gallery import GalleryImage, data_uri, draw_image
 from segkit.report.page import fragment, plain_table
 from segkit.shards.header import Header
 from segkit.shards.writer import write_layer, write_set
@@ -245,3 +250,37 @@ def test_the_confusion_matrix_shows_the_classes_that_are_there(tmp_path):
     section = sections._confusion_matrix(evaluate(truth, answer, "semantic"))
     assert "absent" not in section.body
     assert "road" in section.body and "sky" in section.body
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scaled"),
+    [(66_000, 2, (1, 960)), (2, 66_000, (480, 1)), (640, 480, (480, 640)), (3000, 900, (288, 960))],
+)
+def test_pictures_of_the_gallery_are_bounded_on_both_sides(height, width, scaled):
+    picture = np.full((height, width, 3), 128, np.uint8)
+    content = base64.b64decode(data_uri(picture).removeprefix("data:image/jpeg;base64,"))
+    assert Image.open(io.BytesIO(content)).size == scaled
+
+
+def test_a_large_image_of_the_gallery_is_painted_in_little_memory(tmp_path):
+    truth, predictions = sets(tmp_path, images=1, kind="panoptic")
+    side = 3000
+    large = replace(truth.sample(0), height=side, width=side)
+    mask = np.zeros((side, side), bool)
+    mask[500:2500, 500:2500] = True
+    segment = replace(large.segments[0], mask=rle.encode(mask), area=float(mask.sum()))
+    large = replace(large, segments=(segment,))
+    truth, predictions = (
+        shard_set(tmp_path / name, [large], taxonomy(), "panoptic") for name in ("large", "guess")
+    )
+    source = as_predictions(predictions, truth)
+    every = truth.taxonomy.by_id
+    tracemalloc.start()
+    try:
+        drawn = draw_image(truth, source, 0, "large", class_ids=every, min_score=0.0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * side * side  # bytes; a canvas of the full size takes 12 a pixel
+    content = base64.b64decode(drawn.truth.removeprefix("data:image/jpeg;base64,"))
+    assert Image.open(io.BytesIO(content)).size == (480, 480)
