@@ -23,6 +23,11 @@ class Tile:
     caption: str
 
 
+def fit_tile(picture: Picture, width: int) -> Picture:
+    """Scale a picture to its size in a grid of this width, so that many take little memory."""
+    return np.asarray(fit(picture, width, _MAX_RATIO * width))
+
+
 def picture_grid(tiles: Sequence[Tile], *, width: int = 360, columns: int | None = None) -> Picture:
     """Lay pictures out from left to right and from top to bottom.
 
@@ -43,7 +48,7 @@ def picture_grid(tiles: Sequence[Tile], *, width: int = 360, columns: int | None
     per_row = min(columns or math.ceil(math.sqrt(len(tiles))), len(tiles))
     font = load_font(max(13, width // 26))
     gap, line = max(4, width // 45), round(1.6 * font.size)
-    pictures = [fit(tile.picture, width, _MAX_RATIO * width) for tile in tiles]
+    pictures = [Image.fromarray(fit_tile(tile.picture, width)) for tile in tiles]
     rows = [pictures[start : start + per_row] for start in range(0, len(pictures), per_row)]
     heights = [max(picture.height for picture in row) for row in rows]
     size = (

@@ -9,7 +9,7 @@ import numpy as np
 from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.images.draw import MIN_DRAWN_SCORE, Picture, enlarged_overlay, save_png
-from segkit.images.picture_grid import Tile, picture_grid
+from segkit.images.picture_grid import Tile, fit_tile, picture_grid
 from segkit.metrics.regions import require_image_size
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -82,6 +82,8 @@ def draw_samples(
 ) -> Drawing:
     """Draw images of a set, small ones enlarged, each with a caption.
 
+    A single image without a given caption keeps its size; pictures of a grid have the grid's width.
+
     Args:
         shards: the set.
         indices: of the images, at least one.
@@ -94,13 +96,16 @@ def draw_samples(
     """
     predicted = () if predictions is None else predictions.image_ids()
     rows = {image: index for index, image in enumerate(predicted)}
+    width = 360 if predictions is None else 640
+    single = len(indices) == 1 and not captions
+    max_size = None if single else (2 * width, 2 * width)  # smooth when it is scaled down to half
     segments = drawn = 0
     tiles = []
     for number, index in enumerate(indices):
         sample = shards.sample(index, check_masks=True)
         image = background(shards, sample)
         confident = _confident(shards, sample.segments, min_score)
-        pictures = [enlarged_overlay(image, confident, shards.taxonomy)]
+        pictures = [enlarged_overlay(image, confident, shards.taxonomy, max_size=max_size)]
         counted = sample.segments
         if predictions is not None:
             row = rows.get(sample.id)
@@ -110,13 +115,13 @@ def draw_samples(
                 require_image_size(prediction, sample, predictions.path)
                 counted = prediction.segments
             confident = _confident(predictions, counted, min_score)
-            pictures.append(enlarged_overlay(image, confident, predictions.taxonomy))
+            taxonomy = predictions.taxonomy
+            pictures.append(enlarged_overlay(image, confident, taxonomy, max_size=max_size))
         segments += len(counted)
         drawn += len(confident)
         caption = captions[number] if captions else f"{sample.id}: {len(counted)}"
-        tiles.append(Tile(_side_by_side(pictures), caption))
-    width = 360 if predictions is None else 640
-    single = len(tiles) == 1 and not captions
+        picture = _side_by_side(pictures)
+        tiles.append(Tile(picture if single else fit_tile(picture, width), caption))
     picture = tiles[0].picture if single else picture_grid(tiles, width=width)
     return Drawing(picture, segments, drawn, min_score)
 

@@ -6,7 +6,9 @@ import pytest
 from PIL import Image
 
 from segkit.errors import InputError
+from segkit.images.draw import enlarged_overlay
 from segkit.images.palette import class_color
+from segkit.images.picture_grid import Tile, fit_tile, picture_grid
 from segkit.masks.rle import decode
 from segkit.report.preview import draw_samples, index_of, spread, write_preview
 from segkit.shards.header import Header
@@ -74,6 +76,43 @@ def test_predictions_are_drawn_on_the_right(tmp_path: Path) -> None:
     right = draw_samples(predictions, [0]).picture
     assert np.array_equal(both[:, : left.shape[1]], left)
     assert np.array_equal(both[:, -right.shape[1] :], right)
+
+
+def test_the_pictures_of_a_grid_are_kept_at_its_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, predictions = sets(tmp_path, images=3, kind="panoptic")
+    tiles = dict[int, list[tuple[int, ...]]]()
+
+    def grid(drawn: list[Tile], *, width: int) -> np.ndarray:
+        tiles[width] = [tile.picture.shape for tile in drawn]
+        return picture_grid(drawn, width=width)
+
+    monkeypatch.setattr("segkit.report.preview.picture_grid", grid)
+    draw_samples(truth, range(3))
+    draw_samples(truth, range(2), predictions=predictions)
+    draw_samples(truth, [0], captions=["worst"])
+    assert tiles.keys() == {360, 640}
+    for width, shapes in tiles.items():
+        assert all(max(shape[0] / 0.8, shape[1]) == width for shape in shapes)
+    large = np.zeros((2000, 2400, 3), np.uint8)
+    assert fit_tile(large, 100).shape == (80, 96, 3)
+
+
+def test_a_large_image_of_a_grid_is_painted_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, _ = sets(tmp_path, images=2, kind="panoptic")
+    large, painted = np.zeros((1800, 2400, 3), np.uint8), []
+
+    def paint(image: np.ndarray, *_: object, **options: object) -> np.ndarray:
+        painted.append(enlarged_overlay(large, (), truth.taxonomy, max_size=options["max_size"]))
+        return painted[-1]
+
+    monkeypatch.setattr("segkit.report.preview.enlarged_overlay", paint)
+    draw_samples(truth, [0, 1])
+    draw_samples(truth, [0])
+    assert [picture.shape[:2] for picture in painted] == [(540, 720), (540, 720), (1800, 2400)]
 
 
 def test_an_unknown_id_is_refused(tmp_path: Path) -> None:
