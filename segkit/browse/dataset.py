@@ -16,6 +16,7 @@ from segkit.browse.image_facts import image_figures, quarantined_ids, shared_ids
 from segkit.browse.labels import keep_label_tags, labels_of
 from segkit.browse.media import image_file, media_root
 from segkit.errors import InputError, SegkitError
+from segkit.metrics.prediction_ids import images_of_set
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.stopping import cleanup_on_stop, signals_blocked
@@ -63,7 +64,7 @@ def load(
     Args:
         shards: the set; panoptic and semantic labels become class maps, things and boxes become
             detections.
-        predictions: name -> a prediction set over the sample ids of `shards`; each gets fields of
+        predictions: name -> a prediction set over the images of `shards`; each gets fields of
             its own, and `<name>_figure`: the PQ, mIoU or IoU of each image, where the labels can
             be compared.
         name: name of the dataset; the default is `default_name`.
@@ -72,7 +73,7 @@ def load(
         advance: called after every image.
 
     Raises:
-        InputError: the set has no images, no sample id of the predictions is in the set, a name of
+        InputError: the set has no images, no image of the predictions is in the set, a name of
             predictions cannot be a field, or the name belongs to a dataset of another source or is
             one that FiftyOne does not accept.
     """
@@ -183,11 +184,11 @@ def _check_prefix(prefix: str) -> None:
 
 def _rows(predictions: ShardSet, shards: ShardSet, ids: Sequence[str]) -> dict[str, int]:
     """Sample id -> index in the prediction set; InputError if none is in the set."""
-    rows = {image: index for index, image in enumerate(predictions.image_ids())}
+    rows = {image: index for index, image in enumerate(images_of_set(predictions, shards))}
     if rows.keys().isdisjoint(ids):
         hint = f"give predictions of {shards.manifest.name}"
         raise InputError(
-            "no sample id of the predictions is in the set", file=predictions.path, hint=hint
+            "no image of the predictions is in the set", file=predictions.path, hint=hint
         )
     return rows
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from segkit import storage
 from segkit.errors import InputError
 from segkit.metrics.evaluate import evaluate_images
+from segkit.metrics.prediction_ids import images_of_set
 from segkit.shards.label_files import DAMAGE_HINT
 from segkit.shards.leakage import find_leaks
 from segkit.shards.reader import ShardSet
@@ -28,7 +29,7 @@ def image_figures(truth: ShardSet, predictions: ShardSet) -> dict[str, float]:
     result = evaluate_images(truth, predictions, only_common=True)
     scores, _ = result.image_scores()
     pairs = zip(result.image_ids, scores.tolist(), strict=True)
-    predicted = set(predictions.image_ids())
+    predicted = set(images_of_set(predictions, truth))
     return {image: score for image, score in pairs if image in predicted and not math.isnan(score)}
 
 

@@ -110,7 +110,7 @@ def evaluate_images(
     """
     labels = predictions if truth.manifest.kind == "panoptic" else truth
     task = TASKS[labels.manifest.kind]
-    source: Predictions = SetPredictions(predictions, truth.taxonomy)
+    source: Predictions = SetPredictions(predictions, truth)
     if only_common:
         source = CommonPredictions(source, truth)
     return evaluate(truth, source, task, EvalOptions(detections=task == "instance"))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from segkit.errors import InputError
 from segkit.masks import rle
+from segkit.metrics.prediction_ids import image_of_name
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources.image_files import visible_files
@@ -41,8 +42,7 @@ class PngPredictions:
         self._ids: list[str] = []
         for name in png_names(folder):
             path = name.rpartition(".")[0]
-            stem = path.rpartition("/")[2]
-            image = ids_by_name.get(path, ids_by_name.get(stem, path))
+            image = image_of_name(path, ids_by_name) or path
             self._ids.append(image)
             self._names[image] = name
 

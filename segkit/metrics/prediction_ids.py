@@ -50,6 +50,37 @@ def panoptic_images(
     return _first(ids, [*complete, files, exported, samples, named, stems])
 
 
+def images_of_set(predictions: ShardSet, truth: ShardSet) -> list[str]:
+    """The image of each row of a prediction set.
+
+    It is that of the row's id. An id that the ground truth lacks is the name of an image's file, as
+    the name of a PNG in a folder is, unless folders of the names contradict each other or another
+    row is for that image too. Else it stays as it is.
+    """
+    ids, known = list(predictions.image_ids()), set(truth.image_ids())
+    if known.issuperset(ids):
+        return ids
+    by_name, paths = images_by_name(truth), {image: path for path, image in _files(truth)}
+
+    def named(row_id: str) -> str | None:
+        image = row_id if row_id in known else image_of_name(row_id, by_name)
+        if image is None or any(_may_equal(row_id, name) for name in (image, paths[image])):
+            return image
+        return None
+
+    images = [named(row_id) for row_id in ids]
+    times = Counter(images)
+    return [
+        image if image is not None and (row_id in known or times[image] == 1) else row_id
+        for row_id, image in zip(ids, images, strict=True)
+    ]
+
+
+def image_of_name(name: str, ids_by_name: Mapping[str, str]) -> str | None:
+    """The image that a name without an extension names, with or without its folders."""
+    return ids_by_name.get(name, ids_by_name.get(name.rpartition("/")[2]))
+
+
 def images_by_name(truth: ShardSet) -> dict[str, str]:
     """Id of each image, by its id and by the stem of its file, unless that is ambiguous."""
     files = _files(truth)
@@ -83,6 +114,11 @@ def _files(truth: ShardSet) -> list[tuple[str, str]]:
 
 def _without_extension(name: str) -> str:
     return name.removesuffix(PurePosixPath(name).suffix)
+
+
+def _may_equal(first: str, second: str) -> bool:
+    """Whether two paths name one file, where one of them may lack folders."""
+    return f"/{first}".endswith(f"/{second}") or f"/{second}".endswith(f"/{first}")
 
 
 def _unambiguous(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,13 +12,17 @@ from segkit.errors import InputError
 from segkit.metrics import coco_predictions
 from segkit.metrics.class_mapping import ClassMap
 from segkit.metrics.png_predictions import PngPredictions, png_names
-from segkit.metrics.prediction_ids import images_by_coco_id, images_by_file, images_by_name
+from segkit.metrics.prediction_ids import (
+    images_by_coco_id,
+    images_by_file,
+    images_by_name,
+    images_of_set,
+)
 from segkit.sample import Sample
 from segkit.shards.manifest import Task
 from segkit.shards.publish import MANIFEST, versions
 from segkit.shards.reader import ShardSet
 from segkit.storage import location
-from segkit.taxonomy import Taxonomy
 
 GROUND_TRUTH, PREDICTIONS = "ground truth", "predictions"
 """How metrics name the two sides in errors, see `named_files`."""
@@ -60,18 +65,18 @@ class SamplePredictions:
 
 
 class SetPredictions:
-    """A prediction shard set, its classes mapped to those of the ground truth.
+    """A prediction shard set, its images and classes mapped to those of the ground truth.
 
     Samples are streamed as long as images are asked for in the set's order, and looked up by their
     place otherwise.
     """
 
-    def __init__(self, shards: ShardSet, target: Taxonomy) -> None:
+    def __init__(self, shards: ShardSet, truth: ShardSet) -> None:
         """Open the predictions.
 
         Args:
             shards: the prediction set.
-            target: classes of the ground truth.
+            truth: the ground truth.
 
         Raises:
             InputError: the classes have no word in common.
@@ -79,33 +84,33 @@ class SetPredictions:
         self.shards = shards
         self.file = shards.path
         try:
-            self.class_map = ClassMap.from_taxonomies(shards.taxonomy, target)
+            self.class_map = ClassMap.from_taxonomies(shards.taxonomy, truth.taxonomy)
         except InputError as error:
             raise error.in_file(shards.path) from None
-        self._target = target
+        self._truth, self._target = truth, truth.taxonomy
         self._is_identity = self.class_map.is_identity
-        self._ids = list(shards.image_ids())
+        self._ids = images_of_set(shards, truth)
         self._place = {image: place for place, image in enumerate(self._ids)}
         self._stream: Iterator[Sample] = shards.samples(check_masks=True)
         self._next = 0
 
     def ids(self) -> list[str]:
-        """Ids in the set's order."""
+        """The images of the ground truth, in the set's order; see `images_of_set`."""
         return self._ids
 
     def is_aligned(self, truth: ShardSet) -> bool:
-        """Whether this set has the ground truth's classes and its images in the same order."""
+        """Whether this set has the ground truth's classes and its ids in the same order."""
         same_classes = self.shards.taxonomy.categories == self._target.categories
-        return same_classes and self._ids == list(truth.image_ids())
+        return same_classes and list(self.shards.image_ids()) == list(truth.image_ids())
 
     def as_written(self) -> "SetPredictions":
         """The same predictions in their own classes, those without a class of the truth too."""
-        predictions = SetPredictions(self.shards, self._target)
+        predictions = SetPredictions(self.shards, self._truth)
         predictions._is_identity = True
         return predictions
 
     def get(self, image: Sample) -> Sample | None:
-        """The sample of the same id, its classes mapped."""
+        """The sample of the image, its classes mapped."""
         place = self._place.get(image.id)
         if place is None:
             return None
@@ -116,6 +121,8 @@ class SetPredictions:
             sample = next(self._stream)
         else:
             sample = self.shards.sample(place, check_masks=True)
+        if sample.id != image.id:
+            sample = replace(sample, id=image.id)
         if self._is_identity:
             return sample
         return self.class_map.map_sample(sample, self._target)
@@ -180,7 +187,7 @@ def open_predictions(
             if task not in (None, "semantic"):
                 raise _png_folder_error(path, task)
             return PngPredictions(folder, truth, images_by_name(truth))
-    return SetPredictions(ShardSet.open(spec), truth.taxonomy)
+    return SetPredictions(ShardSet.open(spec), truth)
 
 
 def as_predictions(
@@ -188,7 +195,7 @@ def as_predictions(
 ) -> Predictions:
     """Predictions of any form in the classes of the ground truth."""
     if isinstance(predictions, ShardSet):
-        return SetPredictions(predictions, truth.taxonomy)
+        return SetPredictions(predictions, truth)
     return SamplePredictions(predictions) if isinstance(predictions, Iterable) else predictions
 
 

@@ -184,7 +184,7 @@ def _open_worker(
     truth: ShardSet, predicted: ShardSet, task: Task, options: EvalOptions, device: str
 ) -> Callable[[int, range], tuple[int, TaskMetrics]]:
     """The function of a worker: the metrics of a part; metrics compute on CPUs."""
-    source = SetPredictions(predicted, truth.taxonomy)
+    source = SetPredictions(predicted, truth)
 
     def count_part(index: int, rows: range) -> tuple[int, TaskMetrics]:
         return index, TaskMetrics.from_options(truth, task, options).update(truth, source, rows)

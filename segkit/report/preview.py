@@ -10,6 +10,7 @@ from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.images.draw import MIN_DRAWN_SCORE, Picture, enlarged_overlay, save_png
 from segkit.images.picture_grid import Tile, fit_tile, picture_grid
+from segkit.metrics.prediction_ids import images_of_set
 from segkit.metrics.regions import require_image_size
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -47,7 +48,7 @@ def spread(total: int, count: int) -> list[int]:
 
 def predicted_images(shards: ShardSet, predictions: ShardSet) -> list[int]:
     """Return the indices of the images of a set that have a prediction; InputError if none has."""
-    predicted = set(predictions.image_ids())
+    predicted = set(images_of_set(predictions, shards))
     indices = [index for index, image in enumerate(shards.image_ids()) if image in predicted]
     if not indices:
         hint = f"give predictions of the images of {shards.path}"
@@ -88,13 +89,13 @@ def draw_samples(
         shards: the set.
         indices: of the images, at least one.
         min_score: instances with a lower score are left out.
-        predictions: a prediction set of the same ids, drawn on the right of each image.
+        predictions: a prediction set of the same images, drawn on the right of each image.
         captions: a line for each image; by default its id and its number of segments.
 
     Raises:
         InputError: a prediction differs in size from its image.
     """
-    predicted = () if predictions is None else predictions.image_ids()
+    predicted = () if predictions is None else images_of_set(predictions, shards)
     rows = {image: index for index, image in enumerate(predicted)}
     width = 360 if predictions is None else 640
     single = len(indices) == 1 and not captions

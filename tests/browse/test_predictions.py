@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.mongo, pytest.mark.filterwarnings("ignore::Deprecation
 def test_predictions_of_another_set_are_refused(fo: ModuleType, tmp_path: Path) -> None:
     shards = write_labels(tmp_path / "set", "panoptic", [panoptic_sample("a")])
     foreign = write_labels(tmp_path / "foreign", "panoptic", [panoptic_sample("x")])
-    with pytest.raises(InputError, match="no sample id of the predictions is in the set"):
+    with pytest.raises(InputError, match="no image of the predictions is in the set"):
         dataset.load(shards, {"predictions": foreign}, name="refused")
     assert not fo.dataset_exists("refused")
 

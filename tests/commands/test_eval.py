@@ -2,12 +2,15 @@ import json
 from dataclasses import replace
 from importlib import resources
 
+import cv2
 import jsonschema
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError
+from segkit.masks import rle
 from tests.metrics.files import panoptic_files, results_file, sets, shard_set
 
 from .slips import assert_refused_before_torch, hollow_run
@@ -87,6 +90,43 @@ def test_reads_coco_files(tmp_path):
     arguments = options(truth, "instance", tmp_path)
     result = run_json(*arguments, "--predictions", boxes, "--by", "box")
     assert result["by"] == "box" and result["ap"] > 0
+
+
+def test_pngs_with_indices_of_their_own_are_evaluated_as_a_set(tmp_path):
+    """The hint of the refusal is followed to the letter, for ids that are not file names."""
+    truth, predictions = sets(tmp_path, kind="semantic")
+    expected = run_json(*options(truth, "semantic", tmp_path / "set", predictions))
+    rows = [replace(s, file_name=f"val/00000{s.id}.jpg") for s in truth.samples()]
+    coco = shard_set(tmp_path / "coco", rows, truth.taxonomy, "semantic")
+    shift = {category.id: 200 + n for n, category in enumerate(truth.taxonomy.categories)}
+    pngs, images = tmp_path / "pngs", tmp_path / "images"
+    for folder in (pngs, images):
+        folder.mkdir()
+    for sample in predictions.samples():
+        pixels = np.full((sample.height, sample.width), 255, np.uint8)
+        for segment in sample.segments:
+            mask = rle.decode(segment.mask, sample.height, sample.width)
+            pixels[mask] = shift[segment.class_id]
+        cv2.imwrite(str(pngs / f"00000{sample.id}.png"), pixels)
+        cv2.imwrite(str(images / f"00000{sample.id}.jpg"), pixels)
+    evaluation = options(coco, "semantic", tmp_path / "out")
+    with pytest.raises(InputError, match="which is no class id of the data") as error:
+        run_json(*evaluation, "--predictions", pngs)
+    assert "(`segkit convert semantic`) and give that set" in str(error.value)
+
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"{shift[c.id]} {c.name}\n" for c in truth.taxonomy.categories))
+    folders = ("--images", images, "--masks", pngs, "--labels", labels)
+    command = ("convert", "semantic", *folders, "--ignore", 255, "--out", tmp_path / "converted")
+    converted = runner.invoke(app, [*map(str, command)])
+    assert converted.exit_code == 0, converted.output
+    result = run_json(*evaluation, "--predictions", tmp_path / "converted")
+    assert (result["miou"], result["per_class"]) == (expected["miou"], expected["per_class"])
+    assert result["images"] == expected["images"]
+    drawn = ("show", coco.path, "--predictions", tmp_path / "converted", "--worst")
+    shown = runner.invoke(app, [*map(str, drawn), "--out", str(tmp_path / "worst.png"), "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert set(json.loads(shown.stdout)["images"]) == set(coco.image_ids())
 
 
 def test_every_evaluator_leaves_the_records_as_they_are_for_what_follows(tmp_path):

@@ -6,8 +6,8 @@ import pytest
 
 from segkit.errors import InputError
 from segkit.export.prediction_files import write_native, write_results
-from segkit.metrics.prediction_ids import panoptic_images, results_images
-from segkit.metrics.predictions import count_missing, open_predictions
+from segkit.metrics.prediction_ids import images_of_set, panoptic_images, results_images
+from segkit.metrics.predictions import SetPredictions, count_missing, open_predictions
 from segkit.sample import Sample
 
 from .files import shard_set
@@ -62,3 +62,40 @@ def test_results_of_two_ids_for_an_image_are_refused(tmp_path: Path) -> None:
     write_results(file, [image, replace(image, id="5")], {})
     with pytest.raises(InputError, match="images with two predictions: 1-5"):
         count_missing(open_predictions(str(file), truth), truth)
+
+
+@pytest.mark.parametrize(
+    ("row", "image"),
+    [
+        ("7", "7"),
+        ("0007", "7"),
+        ("val/0007", "7"),
+        ("city/val/0007", "7"),
+        ("val/7", "7"),
+        ("test/0007", "test/0007"),
+        ("0009", "0009"),
+        ("stranger", "stranger"),
+    ],
+)
+def test_rows_of_a_set_belong_to_images_by_id_or_by_an_unambiguous_file_name(
+    tmp_path: Path, row: str, image: str
+) -> None:
+    names, size = taxonomy(), (30, 20)
+    files = {"7": "val/0007.jpg", "8": "val/0008.jpg", "9": "a/0009.jpg", "10": "b/0009.jpg"}
+    truth = shard_set(tmp_path / "t", [Sample(i, f, *size) for i, f in files.items()], names)
+    rows = shard_set(
+        tmp_path / "p", [Sample(row, "x.png", *size), Sample("8", "z.png", *size)], names
+    )
+    assert images_of_set(rows, truth) == [image, "8"]
+
+
+def test_rows_of_a_set_for_one_image_are_not_matched_by_file_names(tmp_path: Path) -> None:
+    names, size = taxonomy(), (30, 20)
+    truth = shard_set(tmp_path / "t", [Sample("7", "0007.jpg", *size)], names)
+    for number, ids in enumerate((["7", "0007"], ["a/0007", "b/0007"])):
+        rows = [Sample(image, f"{image}.jpg", *size) for image in ids]
+        predictions = shard_set(tmp_path / f"p{number}", rows, names)
+        assert images_of_set(predictions, truth) == ids
+        with pytest.raises(InputError, match=r"not in the ground truth: .*0007") as error:
+            count_missing(SetPredictions(predictions, truth), truth)
+        assert "\n" not in str(error.value)
