@@ -5,18 +5,25 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.errors import InputError
 from segkit.images.decode import decode
+from segkit.images.orientation import orientation, turn
 from segkit.shards.reader import ShardSet
 
 SIDE = 16
 BITS = SIDE * SIDE
 MAX_DISTANCE = 24
 """Bits of 256 in which the hashes of one picture may differ; `docs/shards.md` has the measurement
-behind it."""
+behind it, as behind `MAX_DIFFERENCE`."""
+MAX_DIFFERENCE = 32
+"""Levels of 256 by which the brightness of the most different tenth of the cells of two thumbnails
+of one picture may differ: hashes state what is brighter, so those of flat pictures hold little."""
+_TENTH = BITS // 10
 _BLOCK = 4096
 """Images of each side whose distances are computed at once."""
 
@@ -38,8 +45,13 @@ class Leak:
 class _Fingerprints:
     ids: list[str]
     sha256: list[str]
+    image: NDArray[np.intp]
+    """(R,) index of the image of each row; a photo that its EXIF orientation turns has two rows: as
+    its pixels are stored, and as viewers show it."""
     signs: NDArray[np.float32]
-    """(N, 256) bits of the perceptual hashes as -1 and 1."""
+    """(R, 256) bits of the perceptual hashes as -1 and 1."""
+    cells: NDArray[np.uint8]
+    """(R, 256) brightness of the cells of a 16 x 16 thumbnail."""
 
 
 def find_leaks(
@@ -52,7 +64,8 @@ def find_leaks(
 
     Args:
         sets: sets with images, at least two.
-        near: bits of 256 in which perceptual hashes may differ.
+        near: bits of 256 in which perceptual hashes may differ; the brightness of thumbnails may
+            always differ by `MAX_DIFFERENCE`.
         advance: called after every image.
 
     Raises:
@@ -63,7 +76,7 @@ def find_leaks(
         exact = set(_same_bytes(prints[a], prints[b]))
         for i, j in sorted(exact):
             yield Leak(a, prints[a].ids[i], b, prints[b].ids[j], None)
-        for i, j, distance in _same_picture(prints[a], prints[b], near):
+        for (i, j), distance in _same_picture(prints[a], prints[b], near).items():
             if (i, j) not in exact:
                 yield Leak(a, prints[a].ids[i], b, prints[b].ids[j], distance)
 
@@ -96,24 +109,60 @@ def perceptual_hash(gray: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return bits
 
 
-def _fingerprints(data: ShardSet, advance: Callable[[], None]) -> _Fingerprints:
+def cell_differences(
+    first: NDArray[np.uint8], second: NDArray[np.uint8]
+) -> NDArray[np.floating[Any]]:
+    """(P,) mean difference of the most different tenth of the cells of each pair of thumbnails.
+
+    Args:
+        first: (P, 256) brightness of the cells.
+        second: as `first`.
+    """
+    differences = np.abs(first.astype(np.int16) - second)
+    most = np.partition(differences, -_TENTH, axis=1)[:, -_TENTH:]
+    means: NDArray[np.floating[Any]] = most.mean(axis=1)
+    return means
+
+
+def thumbnail_cells(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The mean brightness of each of 16 x 16 cells of a picture (H, W)."""
     import cv2
 
-    ids, digests, signs = [], [], []
-    for sample in data.read_ahead(data.samples()):
+    small = cv2.resize(gray.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return np.asarray(small.round().clip(0, 255), np.uint8).reshape(-1)
+
+
+def _fingerprints(data: ShardSet, advance: Callable[[], None]) -> _Fingerprints:
+    ids, digests, images, signs, cells = [], [], [], [], []
+    for number, sample in enumerate(data.read_ahead(data.samples())):
         content = data.image_bytes(sample)
-        half_size = decode(
-            content,
-            cv2.IMREAD_REDUCED_GRAYSCALE_2,
-            file=sample.file_name,
-            record=f"image {sample.id} of {data.path}",
-            hint="replace the image and convert again",
-        )
-        signs.append(np.where(perceptual_hash(half_size), np.float32(1), np.float32(-1)))
+        for gray in _pictures(content, sample.file_name, f"image {sample.id} of {data.path}"):
+            images.append(number)
+            signs.append(np.where(perceptual_hash(gray), np.float32(1), np.float32(-1)))
+            cells.append(thumbnail_cells(gray))
         ids.append(sample.id)
         digests.append(sample.image.sha256 or hashlib.sha256(content).hexdigest())
         advance()
-    return _Fingerprints(ids, digests, np.reshape(signs, (len(ids), BITS)))
+    rows = len(images), BITS
+    thumbnails = np.reshape(np.array(cells, np.uint8), rows)
+    return _Fingerprints(
+        ids, digests, np.array(images, np.intp), np.reshape(signs, rows), thumbnails
+    )
+
+
+def _pictures(content: bytes, file: str, record: str) -> Iterator[NDArray[np.uint8]]:
+    """The image at half its size (H, W), and turned by its EXIF orientation where it has one."""
+    import cv2
+
+    hint = "replace the image and convert again"
+    try:
+        flags = cv2.IMREAD_REDUCED_GRAYSCALE_2
+        gray = decode(content, flags, file=file, record=record, hint=hint)
+    except InputError:  # OpenCV cannot halve a side of one pixel
+        gray = decode(content, cv2.IMREAD_GRAYSCALE, file=file, record=record, hint=hint)
+    yield gray
+    if (number := orientation(content)) != 1:
+        yield np.asarray(turn(gray, number), np.uint8)
 
 
 def _same_bytes(a: _Fingerprints, b: _Fingerprints) -> Iterator[tuple[int, int]]:
@@ -125,9 +174,21 @@ def _same_bytes(a: _Fingerprints, b: _Fingerprints) -> Iterator[tuple[int, int]]
             yield i, j
 
 
-def _same_picture(a: _Fingerprints, b: _Fingerprints, near: int) -> Iterator[tuple[int, int, int]]:
-    """Pairs within `near` bits; the Hamming distance of sign vectors is (256 - product) / 2."""
-    for left, right in product(range(0, len(a.ids), _BLOCK), range(0, len(b.ids), _BLOCK)):
+def _same_picture(a: _Fingerprints, b: _Fingerprints, near: int) -> dict[tuple[int, int], int]:
+    """The pairs within `near` bits whose thumbnails agree too, and the bits that differ.
+
+    The Hamming distance of sign vectors is (256 - product) / 2.
+    """
+    nearest = dict[tuple[int, int], int]()
+    for left, right in product(range(0, len(a.image), _BLOCK), range(0, len(b.image), _BLOCK)):
         distance = (BITS - a.signs[left : left + _BLOCK] @ b.signs[right : right + _BLOCK].T) / 2
-        for i, j in zip(*np.nonzero(distance <= near), strict=True):
-            yield left + int(i), right + int(j), int(distance[i, j])
+        rows, columns = np.nonzero(distance <= near)
+        for start in range(0, len(rows), _BLOCK):
+            i, j = rows[start : start + _BLOCK], columns[start : start + _BLOCK]
+            differences = cell_differences(a.cells[left + i], b.cells[right + j])
+            agree = differences <= MAX_DIFFERENCE
+            i, j = i[agree], j[agree]
+            pairs = zip(a.image[left + i].tolist(), b.image[right + j].tolist(), strict=True)
+            for pair, bits in zip(pairs, distance[i, j].astype(int).tolist(), strict=True):
+                nearest[pair] = min(bits, nearest.get(pair, BITS))
+    return nearest

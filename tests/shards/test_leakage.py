@@ -3,10 +3,12 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
+from segkit.images.orientation import turned_png, without_orientation
 from segkit.sample import Sample
 from segkit.shards.header import Header
-from segkit.shards.leakage import find_leaks, perceptual_hash
+from segkit.shards.leakage import cell_differences, find_leaks, perceptual_hash
 from segkit.shards.writer import write_set
+from tests.images.test_orientation import photo
 from tests.shards.conftest import TAXONOMY
 
 
@@ -46,14 +48,69 @@ def test_only_the_same_bytes_and_the_same_picture_are_leaks(tmp_path):
 
 
 def test_distances_are_hamming_distances_of_hashes(tmp_path):
-    images = [encoded(scene(seed)) for seed in range(5)]
+    noise = np.random.default_rng(0).integers(-40, 41, (3, 240, 320, 3))
+    noisy = [np.clip(scene(seed) + noise[seed], 0, 255).astype(np.uint8) for seed in range(3)]
+    images = [encoded(pixels) for pixels in (*map(scene, range(2)), *noisy)]
     hashes = [
         perceptual_hash(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2))
         for data in images
     ]
     a, b = dataset(tmp_path / "a", images[:2]), dataset(tmp_path / "b", images[2:])
-    for leak in find_leaks([a, b], near=256):
-        assert leak.distance == (hashes[int(leak.id_a)] != hashes[2 + int(leak.id_b)]).sum()
+    leaks = list(find_leaks([a, b], near=256))
+    assert [(leak.id_a, leak.id_b) for leak in leaks] == [("0", "0"), ("1", "1")]
+    for leak in leaks:
+        assert leak.distance == (hashes[int(leak.id_a)] != hashes[2 + int(leak.id_b)]).sum() > 0
+
+
+def flat(*color):
+    return np.full((240, 320, 3), color, np.uint8)
+
+
+def test_flat_pictures_that_differ_are_no_leaks(tmp_path):
+    """Their hashes hold almost nothing: no cell of a plain picture is brighter than the next."""
+    white, black = flat(255, 255, 255), flat(0, 0, 0)
+    disk = cv2.circle(white.copy(), (90, 120), 50, (40, 40, 220), -1)
+    triangle = cv2.fillPoly(
+        white.copy(), [np.array([(200, 60), (260, 180), (140, 180)])], (220, 40, 40)
+    )
+    pictures = [white, black, disk, triangle]
+    a = dataset(tmp_path / "a", [encoded(pixels) for pixels in pictures])
+    b = dataset(tmp_path / "b", [encoded(pixels, ".bmp") for pixels in pictures])
+    pairs = [(leak.id_a, leak.id_b) for leak in find_leaks([a, b], near=64)]
+    assert sorted(pairs) == [(str(n), str(n)) for n in range(4)]
+
+
+def test_a_brighter_copy_is_a_leak(tmp_path):
+    brighter = np.clip(scene(1) * 1.1, 0, 255).astype(np.uint8)
+    a, b = (dataset(tmp_path / n, [encoded(p)]) for n, p in (("a", scene(1)), ("b", brighter)))
+    assert len(list(find_leaks([a, b]))) == 1
+
+
+def test_the_difference_of_thumbnails_is_that_of_the_most_different_tenth_of_the_cells():
+    plain = np.zeros((2, 256), np.uint8)
+    changed = plain.copy()
+    changed[0, 10:35], changed[1, 5] = 200, 250
+    assert cell_differences(plain, changed).tolist() == [200, 10]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (300, 1), (2, 1), (3, 1)])
+@pytest.mark.parametrize("extension", [".png", ".jpg"])
+def test_images_of_one_pixel_in_height_or_width_are_compared(tmp_path, height, width, extension):
+    dark, light = (np.full((height, width, 3), level, np.uint8) for level in (40, 220))
+    a = dataset(tmp_path / "a", [encoded(dark, extension), encoded(light, extension)])
+    b = dataset(tmp_path / "b", [encoded(light, extension), encoded(dark, ".bmp")])
+    pairs = {(leak.id_a, leak.id_b) for leak in find_leaks([a, b])}
+    assert pairs == {("0", "1"), ("1", "0")}
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_photo_is_found_as_it_is_stored_and_as_it_is_displayed(tmp_path, number):
+    data = photo(number, "JPEG", scene(3))
+    turned, stored = turned_png(data, number), without_orientation(data)
+    a = dataset(tmp_path / "a", [data, encoded(scene(4))])
+    b = dataset(tmp_path / "b", [turned, stored, encoded(scene(5)), photo(number, "PNG", scene(3))])
+    pairs = [(leak.id_a, leak.id_b) for leak in find_leaks([a, b])]
+    assert sorted(pairs) == [("0", "0"), ("0", "1"), ("0", "3")]
 
 
 def test_every_pair_of_three_sets_is_compared_and_no_set_with_itself(tmp_path):
