@@ -21,11 +21,9 @@ from .scoring import (
     TASKS,
     PredictionSource,
     parse_choice,
-    prediction_notes,
     reject_unused,
     tables,
     warn,
-    warn_of_truth,
 )
 from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
 
@@ -206,7 +204,13 @@ def _compare(
     as_json: bool,
 ) -> None:
     from segkit.metrics.evaluate import compare
-    from segkit.metrics.output import figure_name, origin, write_json
+    from segkit.metrics.output import (
+        figure_name,
+        origin,
+        prediction_notes,
+        truth_notes,
+        write_json,
+    )
     from segkit.metrics.predictions import SetPredictions, open_predictions
 
     options = replace(options, bootstrap=options.bootstrap or COMPARE_SAMPLES)
@@ -217,7 +221,8 @@ def _compare(
         source = origin(side.shards if isinstance(side, SetPredictions) else spec)
         result["predictions"][name] = source | result["predictions"][name]
     write_json(out / "compare.json", result, _COMPARE_SCHEMA)
-    warn_of_truth(result, truth)
+    for text in truth_notes(result, truth):
+        note(text)
     for name, side in result["predictions"].items():
         for text in prediction_notes(side):
             note(f"{name}: {text}")

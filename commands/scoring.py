@@ -10,7 +10,7 @@ from rich.table import Table
 
 from segkit.errors import InputError
 
-from .common import note, plural, print_line, table
+from .common import note, print_line, table
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -163,35 +163,11 @@ def load_run_for(
 
 
 def warn(result: dict[str, Any], truth: "ShardSet") -> None:
-    """Print notes on stderr that a reader of the figures must know."""
-    warn_of_truth(result, truth)
-    for text in prediction_notes(result):
+    """Print notes on stderr that a reader of the figures must know; the report has them too."""
+    from segkit.metrics.output import evaluation_notes
+
+    for text in evaluation_notes(result, truth):
         note(text)
-
-
-def warn_of_truth(result: dict[str, Any], truth: "ShardSet") -> None:
-    """Print a note where no ground truth counts."""
-    from segkit.metrics.output import uncounted_truth
-
-    by_box = result.get("by") == "box"
-    if reason := uncounted_truth(truth, result["task"], by_box=by_box):
-        note(reason)
-
-
-def prediction_notes(result: dict[str, Any]) -> list[str]:
-    """What was missing from the predictions, and what became of their classes."""
-    from segkit.metrics.class_mapping import class_map_notes
-
-    notes = []
-    if missing := result["images"]["without_prediction"]:
-        images = f"{missing} of {plural(result['images']['evaluated'], 'image')}"
-        verb = "has" if missing == 1 else "have"
-        notes.append(f"{images} {verb} no prediction; their segments count as missed")
-    if boxes := result.get("without_mask"):
-        predictions = plural(boxes, "prediction has", "predictions have")
-        verb = "is" if boxes == 1 else "are"
-        notes.append(f"{predictions} a box but no mask and {verb} left out")
-    return [*notes, *class_map_notes(result.get("class_map", {}))]
 
 
 def tables(result: dict[str, Any], truth: "ShardSet") -> list[Table | str]:

@@ -23,5 +23,5 @@ predictions.py       predictions by image, from samples, shard sets or files
 coco_predictions.py  COCO results and COCO panoptic files
 png_predictions.py   a folder of index PNGs, for semantic figures
 class_mapping.py     the evaluated classes; predictions in another vocabulary mapped to them
-output.py            metrics.json and display names of figures
+output.py            metrics.json, display names of figures, notes on them
 """

@@ -1,4 +1,4 @@
-"""metrics.json and other files that an evaluation writes, and the display names of its figures."""
+"""Files that an evaluation writes, such as metrics.json; names and notes for its figures."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from typing import Any
 
 from segkit import __version__
 from segkit.atomic import write_text
+from segkit.metrics.class_mapping import class_map_notes
 from segkit.sample import Segment
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
@@ -32,6 +33,45 @@ def origin(data: str | ShardSet) -> dict[str, Any]:
     if isinstance(data, ShardSet):
         return {"path": str(data.path), "version": data.version, "digest": data.manifest.digest}
     return {"path": str(location(data).resolve())}
+
+
+def evaluation_notes(result: Mapping[str, Any], truth: ShardSet) -> list[str]:
+    """The conditions that a reader of the figures must know, on the screen and in the report.
+
+    Args:
+        result: the content of metrics.json.
+        truth: the ground truth.
+    """
+    notes = [*truth_notes(result, truth), *prediction_notes(result)]
+    if crowds := result.get("several_crowds"):
+        noun, verb = ("false positive", "lies") if crowds == 1 else ("false positives", "lie")
+        notes.append(
+            f"{crowds} {noun} {verb} in several crowds of the class: panopticapi, and so this"
+            " figure, considers the last crowd only"
+        )
+    return notes
+
+
+def truth_notes(result: Mapping[str, Any], truth: ShardSet) -> list[str]:
+    """A note where no ground truth counts."""
+    by_box = result.get("by") == "box"
+    reason = uncounted_truth(truth, result["task"], by_box=by_box)
+    return [] if reason is None else [reason]
+
+
+def prediction_notes(result: Mapping[str, Any]) -> list[str]:
+    """What was missing from the predictions, and what became of their classes."""
+    notes = []
+    if missing := result["images"]["without_prediction"]:
+        total = result["images"]["evaluated"]
+        images, verb = "image" if total == 1 else "images", "has" if missing == 1 else "have"
+        notes.append(
+            f"{missing} of {total} {images} {verb} no prediction; their segments count as missed"
+        )
+    if boxes := result.get("without_mask"):
+        noun, verb = ("prediction has", "is") if boxes == 1 else ("predictions have", "are")
+        notes.append(f"{boxes} {noun} a box but no mask and {verb} left out")
+    return [*notes, *class_map_notes(result.get("class_map", {}))]
 
 
 def uncounted_truth(truth: ShardSet, task: Task, *, by_box: bool = False) -> str | None:

@@ -6,8 +6,9 @@ from typing import Any
 
 from segkit import __version__
 from segkit.images.draw import MIN_DRAWN_SCORE
-from segkit.metrics.class_mapping import class_map_notes, thing_classes
+from segkit.metrics.class_mapping import thing_classes
 from segkit.metrics.evaluate import EvalResult
+from segkit.metrics.output import evaluation_notes
 from segkit.metrics.predictions import Predictions
 from segkit.report.gallery import draw_image
 from segkit.report.page import Page, Section, fragment, html
@@ -50,7 +51,7 @@ def report(
         lead=f"{task} segmentation, {images:,} images, {classes} classes; figures in %",
         cards=cards,
         sections=sections,
-        notes=_notes(result),
+        notes=evaluation_notes(result, truth),
         facts=_facts(result, truth),
     )
     return html(page)
@@ -80,22 +81,6 @@ def _gallery_section(
         groups.append((heading, images))
     body = fragment("gallery", groups=groups).strip()
     return Section("Images", body, "Ground truth left, prediction right.")
-
-
-def _notes(result: dict[str, Any]) -> list[str]:
-    """State the conditions that the figures depend on."""
-    notes = []
-    if missing := result["images"]["without_prediction"]:
-        notes.append(
-            f"{missing} of {result['images']['evaluated']} images have no prediction;"
-            " they count as missed."
-        )
-    if crowds := result.get("several_crowds"):
-        notes.append(
-            f"{crowds} false positives lie in several crowds of their class: panopticapi,"
-            " and so this figure, looks at the last crowd only."
-        )
-    return notes + class_map_notes(result.get("class_map", {}))
 
 
 def _facts(result: dict[str, Any], truth: ShardSet) -> list[tuple[str, str]]:

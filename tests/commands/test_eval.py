@@ -1,4 +1,6 @@
+import html
 import json
+import re
 from dataclasses import replace
 from importlib import resources
 
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 from segkit.commands.app import app
 from segkit.errors import InputError
 from segkit.masks import rle
+from tests.metrics import scenes
 from tests.metrics.files import panoptic_files, results_file, sets, shard_set
 
 from .slips import assert_refused_before_torch, hollow_run
@@ -55,6 +58,36 @@ def test_prints_what_it_writes_and_both_fit_the_schema(tmp_path, task):
     assert (
         result["data"]["digest"] == truth.manifest.digest and result["predictions"]["version"] == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("task", "crowds", "words"),
+    [
+        ("instance", (1, 2, 3), "no segment of the ground truth counts (3 crowds)"),
+        ("panoptic", (1, 2, 3), "no segment of the ground truth counts (3 crowds)"),
+        ("panoptic", (1, 2), "1 false positive lies in several crowds of the class"),
+        ("instance", (), "1 of 1 image has no prediction; their segments count as missed"),
+        ("instance", (), "1 prediction has a box but no mask and is left out"),
+    ],
+)
+def test_the_report_has_the_notes_of_the_screen(tmp_path, task, crowds, words):
+    names = scenes.taxonomy()
+    classes = {1: 2, 2: 2, 3: 2}
+    image = scenes.sample(np.array([[1, 1, 1, 2, 2, 2, 3, 3]]), classes, names, crowds=crowds)
+    truth = shard_set(tmp_path / "truth", [image], names, task)
+    segments = scenes.sample(np.array([[1, 1, 1, 0, 0, 0, 2, 2]]), classes, names).segments
+    segments = tuple(replace(s, score=0.5, mask_from="prediction") for s in segments)
+    if "a box but no mask" in words:
+        segments = (replace(segments[0], mask=None, mask_from=None), segments[1])
+    rows = [] if "no prediction" in words else [replace(image, segments=segments)]
+    predictions = shard_set(tmp_path / "predictions", rows, names, task)
+    arguments = options(truth, task, tmp_path / "out", predictions)
+    result = runner.invoke(app, ["eval", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    page = html.unescape((tmp_path / "out" / "report.html").read_text())
+    assert words in " ".join(result.stderr.split()) and words in page
+    printed = re.findall(r"^note: (.*)$", result.stderr, re.MULTILINE)
+    assert re.findall(r"<li>(.*?)</li>", page.partition('"notes"')[2], re.DOTALL) == printed
 
 
 def test_the_figures_are_written_before_the_report_is_drawn(tmp_path, monkeypatch):
