@@ -126,6 +126,7 @@ def evaluate(
     reject_unused(
         ("--by", by_box and not instances, "--task instance"),
         ("--evaluator", evaluator != "hotcoco" and not instances, "--task instance"),
+        ("--evaluator", evaluator != "hotcoco" and bool(compare), "--checkpoint or --predictions"),
         ("--max-dets", max_dets != MAX_DETS and not instances, "--task instance"),
         ("--boundary", boundary and no_boundary, "--task panoptic or instance, by masks"),
         ("--given-boxes", given_boxes and no_boxes, "--task instance --predictions SET"),

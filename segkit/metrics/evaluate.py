@@ -57,7 +57,7 @@ class EvalResult:
     """(I,) ids in the order in which the metrics count images."""
     panoptic: PanopticQuality | None = None
     semantic: SemanticIoU | None = None
-    """Also of a panoptic evaluation, for the confusion between classes."""
+    """Also of a panoptic evaluation, for the confusion between classes; not of headlines only."""
     detections: DetectionMatches | None = None
     """Only where `EvalOptions.detections` asks for it."""
     boundary: PanopticQuality | DetectionMatches | None = None
@@ -212,7 +212,9 @@ def compare(
         hint = "compare on a set with images"
         raise InputError("the set has no images", file=truth.path, hint=hint)
     samples = options.bootstrap
-    options = replace(options, detections=True, tide=False, bootstrap=0, unseen=())
+    options = replace(
+        options, detections=True, tide=False, bootstrap=0, unseen=(), headline_only=True
+    )
     a, b = (evaluate(truth, predictions, task, options) for predictions in (first, second))
     differences = bootstrap.compute_differences(a.headline, b.headline, len(truth), samples)
     sides = {
@@ -262,12 +264,13 @@ def _require_masks(truth: ShardSet, task: Task) -> None:
 
 def _panoptic(metrics: TaskMetrics, options: EvalOptions) -> EvalResult:
     quality, semantic, boundary = metrics.panoptic, metrics.semantic, metrics.boundary
-    assert quality is not None and semantic is not None
+    assert quality is not None
     assert not isinstance(boundary, BoundaryAP)
     figures = quality.compute() | {"several_crowds": quality.several_crowds}
     if boundary is not None:
         figures["boundary"] = boundary.compute()
-    figures["confused_pixels"] = most_confused(semantic.confusion(), semantic.class_names)
+    if semantic is not None:
+        figures["confused_pixels"] = most_confused(semantic.confusion(), semantic.class_names)
     image_ids = tuple(metrics.image_ids)
     return EvalResult(figures, image_ids, panoptic=quality, semantic=semantic, boundary=boundary)
 
@@ -286,7 +289,7 @@ def _instance(metrics: TaskMetrics, options: EvalOptions) -> EvalResult:
         "evaluator": options.evaluator,
         "protocol": precision.protocol,
         "max_dets": list(precision.max_dets),
-        **precision.compute(),
+        **({} if options.headline_only else precision.compute()),
         **masks.compute(),
     }
     if metrics.tide is not None:

@@ -72,6 +72,8 @@ class EvalOptions:
     """Classes that were not seen in training, for zero-shot figures."""
     box_prompts: bool = False
     """The predictions are masks for the true boxes: compute their IoU by size and class."""
+    headline_only: bool = False
+    """Compute only what `EvalResult.headline` needs, as a comparison does."""
 
 
 @dataclass
@@ -97,8 +99,8 @@ class TaskMetrics:
             return cls(semantic=SemanticIoU(truth.taxonomy))
         if task == "panoptic":
             boundary = BoundaryPanopticQuality(truth.taxonomy) if options.boundary else None
-            quality, semantic = PanopticQuality(truth.taxonomy), SemanticIoU(truth.taxonomy)
-            return cls(panoptic=quality, semantic=semantic, boundary=boundary)
+            semantic = None if options.headline_only else SemanticIoU(truth.taxonomy)
+            return cls(PanopticQuality(truth.taxonomy), semantic, boundary=boundary)
         names, iou_type = task_class_names(truth.taxonomy, "instance"), options.iou_type
         federated = is_federated(truth)
         precision = _instance_ap(truth, names, options, federated)
@@ -107,13 +109,13 @@ class TaskMetrics:
         by_boundary = options.boundary and iou_type == "mask"
         if options.tide:
             metrics.tide = TideErrors(names, iou_type, max_dets)
-        if by_boundary:
+        if by_boundary and not options.headline_only:
             metrics.boundary = BoundaryAP(names, max_dets)
         if options.detections:
             metrics.detections = DetectionMatches(len(names), iou_type, limit)
         if options.detections and by_boundary:
             metrics.boundary_detections = BoundaryDetectionMatches(len(names), iou_type, limit)
-        if iou_type == "mask":
+        if iou_type == "mask" and not options.headline_only:
             metrics.box = _instance_ap(truth, names, replace(options, iou_type="box"), federated)
         return metrics
 

@@ -417,6 +417,15 @@ def test_compares_two_predictions(tmp_path):
         )
 
 
+def test_a_comparison_refuses_an_evaluator_which_it_does_not_use(tmp_path):
+    truth, predictions = sets(tmp_path, images=2, kind="instance")
+    arguments = (*options(truth, "instance", tmp_path / "out"), "--evaluator", "pycocotools")
+    compared = ("--compare", predictions.path, truth.path)
+    with pytest.raises(InputError, match="--evaluator does nothing here; it requires --check"):
+        run_json(*arguments, *compared)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_comparison_tells_what_is_missing_from_each_side(tmp_path):
     truth, predictions = sets(tmp_path, images=8, kind="instance")
     half = results_file(tmp_path / "half.json", list(predictions.samples())[:4])

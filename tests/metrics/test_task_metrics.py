@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 
 from segkit.inference import label_shards
 from segkit.metrics import task_metrics
-from segkit.metrics.evaluate import EvalResult, evaluate
+from segkit.metrics.evaluate import EvalResult, compare, evaluate
+from segkit.metrics.predictions import as_predictions
 from segkit.metrics.shard_columns import read_regions
-from segkit.metrics.task_metrics import EvalOptions
+from segkit.metrics.task_metrics import EvalOptions, TaskMetrics, count
 from segkit.shards.header import Header
 from segkit.shards.label_columns import read_columns
+from segkit.shards.manifest import Task
 from segkit.workers.devices import Workers
 
 from .files import sets
@@ -92,3 +95,33 @@ def test_rows_of_a_set_are_read_across_parts(
         assert read == ids[rows.start : rows.stop]
         batches = list(read_regions(layer, 4, "ground truth", rows))
         assert [i for batch in batches for i in batch.ids] == read
+
+
+@pytest.mark.parametrize(
+    ("task", "needed"),
+    [
+        ("panoptic", {"panoptic", "boundary"}),
+        ("semantic", {"semantic"}),
+        ("instance", {"instance", "masks", "detections", "boundary_detections"}),
+    ],
+)
+def test_a_comparison_computes_headlines_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task, needed: set[str]
+) -> None:
+    truth, predictions = sets(tmp_path, images=4, kind=task)
+    options = EvalOptions(detections=True, boundary=task != "semantic")
+    headlines = evaluate(truth, predictions, task, options).headline()
+    counted = list[TaskMetrics]()
+
+    def spy(*arguments: Any) -> TaskMetrics:
+        counted.append(count(*arguments))
+        return counted[-1]
+
+    monkeypatch.setattr("segkit.metrics.evaluate.count", spy)
+    first, second = (as_predictions(predictions, truth) for _ in "ab")
+    compared = compare(truth, first, second, task, replace(options, bootstrap=5))
+    values = {name: row["a"] for name, row in compared["figures"].items()}
+    assert values == pytest.approx(headlines, nan_ok=True)
+    for metrics in counted:
+        present = {f.name for f in fields(metrics) if getattr(metrics, f.name) is not None}
+        assert present - {"image_ids"} == needed
