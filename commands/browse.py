@@ -67,6 +67,7 @@ def browse(
     """
     require_extra("browse", "segkit browse")
     from segkit.browse import dataset
+    from segkit.browse.labels import DETECTIONS
     from segkit.shards.reader import ShardSet
 
     shards = ShardSet.open(data)
@@ -81,10 +82,14 @@ def browse(
     if write_back:
         _write_back(shards, data, name, write_back, out, as_json)
         return
+    prediction_sets = _prediction_sets(predictions)
+    kinds = {opened.manifest.kind for opened in (shards, *prediction_sets.values())}
+    unused = min_score != MIN_SCORE and DETECTIONS.isdisjoint(kinds)
+    reject_unused(("--min-score", unused, "a set of instances, boxes or things"))
     with progress_bar(f"load {shards.path.parent.name}", len(shards)) as advance:
         result = dataset.load(
             shards,
-            _prediction_sets(predictions),
+            prediction_sets,
             name=name,
             min_score=min_score,
             leaks=[ShardSet.open(spec) for spec in leaks],

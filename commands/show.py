@@ -9,8 +9,10 @@ from segkit.errors import InputError, SegkitError
 from segkit.storage import local_path
 
 from .common import IMAGES_ROOT_OPTION, JSON_OPTION, SET_HELP, emit, note, stdout
+from .scoring import reject_unused
 
 _GRID = 9
+_MIN_SCORE = 0.3
 
 
 def show(
@@ -32,7 +34,11 @@ def show(
         help="Draw these predictions on the right of each image.",
     ),
     min_score: float = typer.Option(
-        0.3, "--min-score", min=0, max=1, help="Leave out instances with a lower score."
+        _MIN_SCORE,
+        "--min-score",
+        min=0,
+        max=1,
+        help="Leave out instances with a lower score; not for panoptic and semantic sets.",
     ),
     out: Path | None = typer.Option(
         None,
@@ -61,6 +67,11 @@ def show(
     if not len(shards):
         raise InputError("the set has no images", file=shards.path, hint="give another set")
     predicted = None if predictions is None else ShardSet.open(predictions)
+    from segkit.report.preview import SCORED
+
+    kinds = {data.manifest.kind for data in (shards, predicted) if data is not None}
+    unused = min_score != _MIN_SCORE and SCORED.isdisjoint(kinds)
+    reject_unused(("--min-score", unused, "a set of instances or boxes"))
     name = f"{shards.path.parent.name}-{shards.path.name}.png"
     file = Path(name) if out is None else out
     require_writable(file)

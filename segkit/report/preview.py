@@ -13,12 +13,15 @@ from segkit.images.picture_grid import Tile, fit_tile, picture_grid
 from segkit.metrics.prediction_ids import images_of_set
 from segkit.metrics.regions import require_image_size
 from segkit.sample import Sample, Segment
+from segkit.shards.manifest import SetKind
 from segkit.shards.reader import ShardSet
 
 GRAY = 205
 """Background of a picture whose set has no images."""
 PREVIEW_IMAGES = 9
 """Images in the preview that `convert`, `predict` and `pseudolabel` write."""
+SCORED: frozenset[SetKind] = frozenset({"instance", "boxes"})
+"""Kinds of sets whose segments are left out where their score is low."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ def draw_samples(
 def _confident(
     shards: ShardSet, segments: Sequence[Segment], min_score: float
 ) -> Sequence[Segment]:
-    if shards.manifest.kind not in ("instance", "boxes"):
+    if shards.manifest.kind not in SCORED:
         return segments  # they cover the image: none stands for a second guess
     return [s for s in segments if s.score is None or s.score >= min_score]
 

@@ -47,6 +47,17 @@ def test_options_without_effect_are_refused(
     assert line in str(outcome.exception)
 
 
+def test_a_least_score_is_refused_where_no_label_is_a_detection(
+    fo: ModuleType, tmp_path: Path
+) -> None:
+    write_labels(tmp_path / "set", "semantic", [panoptic_sample("a")])
+    arguments = ["browse", str(tmp_path / "set"), "--name", "maps", "--no-app"]
+    outcome = CliRunner().invoke(app, [*arguments, "--min-score", "0.9"])
+    assert "--min-score does nothing here" in str(outcome.exception)
+    assert not fo.dataset_exists("maps")
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+
+
 def test_several_predictions_have_figures_and_views(fo: ModuleType, tmp_path: Path) -> None:
     samples = [panoptic_sample(name) for name in "abc"]
     shards = write_labels(tmp_path / "set", "panoptic", samples)

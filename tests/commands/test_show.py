@@ -146,3 +146,19 @@ def test_an_image_that_cannot_be_read_is_noted(tmp_path: Path) -> None:
     assert result.exit_code == 0 and (tmp_path / "x.png").is_file()
     (line,) = (line for line in result.stderr.splitlines() if "gray" in line)
     assert line.startswith("note: drawn on gray: ") and "images-00000.tar" in line
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "semantic"])
+def test_a_least_score_is_refused_where_no_set_leaves_segments_out(
+    tmp_path: Path, kind: str
+) -> None:
+    truth, predictions = sets(tmp_path / "maps", images=2, kind=kind)
+    out = ("--out", tmp_path / "x.png")
+    for more in ((), ("--predictions", predictions.path)):
+        refusal = _refusal(truth.path, *more, "--min-score", 0.9, *out)
+        message = "--min-score does nothing here; it requires a set of instances or boxes"
+        assert message in refusal and not (tmp_path / "x.png").exists()
+        assert _show(truth.path, *more, "--min-score", 0.3, *out)["segments"]
+        (tmp_path / "x.png").unlink()
+    _, instances = sets(tmp_path / "instances", images=2, kind="instance")
+    assert _show(truth.path, "--predictions", instances.path, "--min-score", 0.9, *out)["segments"]
