@@ -246,7 +246,7 @@ def _taxonomy(
     vocabulary: str | None, classes: str | None, shards: "ShardSet | None"
 ) -> "Taxonomy | None":
     """The classes to predict, from the option that names them; None without one."""
-    from segkit.text.vocabulary import open_vocabulary, taxonomy_from_names
+    from segkit.text.vocabulary import open_vocabulary, require_classes, taxonomy_from_names
 
     if vocabulary is not None and classes is not None:
         raise InputError("give --vocabulary or --classes", hint="give one of the two")
@@ -257,7 +257,7 @@ def _taxonomy(
             hint = f"give --vocabulary {quote(classes)}"
             raise InputError(f"{classes} is a file name", record="--classes", hint=hint)
         return taxonomy_from_names([name for name in classes.split(",") if name.strip()])
-    return None if shards is None else shards.taxonomy
+    return None if shards is None else require_classes(shards.taxonomy, shards.path)
 
 
 def _report(

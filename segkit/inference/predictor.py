@@ -24,7 +24,7 @@ from segkit.sample import Box
 from segkit.shards.manifest import Task
 from segkit.taxonomy import Category, Taxonomy
 from segkit.text.embeddings import EmbeddingStore
-from segkit.text.vocabulary import taxonomy_from_names
+from segkit.text.vocabulary import require_classes, taxonomy_from_names
 
 Classes = Taxonomy | Sequence[str] | None
 Boxes = Sequence[Box] | NDArray[np.floating[Any] | np.integer[Any]]
@@ -182,7 +182,7 @@ class Predictor:
             InputError: no name, or one that occurs twice.
         """
         if isinstance(classes, Taxonomy):
-            return classes
+            return require_classes(classes)
         if classes is not None:
             return taxonomy_from_names(classes)
         return Taxonomy.union("run", list(self.run.taxonomies.values()))

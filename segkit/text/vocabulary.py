@@ -12,10 +12,14 @@ from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy,
 
 
 def open_vocabulary(name_or_file: str) -> Taxonomy:
-    """Open a shipped taxonomy by name, a taxonomy JSON file, or a text file of class names."""
+    """Open a shipped taxonomy by name, a taxonomy JSON file, or a text file of class names.
+
+    Raises:
+        InputError: neither, or no class in it.
+    """
     is_file = parse.exists(name_or_file)
     if name_or_file in known_taxonomies() or (is_file and Path(name_or_file).suffix == ".json"):
-        return load_taxonomy(name_or_file)
+        return require_classes(load_taxonomy(name_or_file), name_or_file)
     if not is_file:
         known = ", ".join(known_taxonomies())
         hint = f"give a JSON file, a text file with a class a line, or one of: {known}"
@@ -25,6 +29,13 @@ def open_vocabulary(name_or_file: str) -> Taxonomy:
         return taxonomy_from_names(names)
     except InputError as error:
         raise error.in_file(name_or_file) from error
+
+
+def require_classes(taxonomy: Taxonomy, file: object = None) -> Taxonomy:
+    """The taxonomy; InputError, which names a file, where it has no class."""
+    if not taxonomy.categories:
+        raise InputError("no class names", file=file, hint="give at least one")
+    return taxonomy
 
 
 def taxonomy_from_names(names: Sequence[str]) -> Taxonomy:

@@ -318,7 +318,8 @@ def test_invalid_options_of_predict_are_one_clear_line(
     run: Path, toy: ShardSet, tmp_path: Path
 ) -> None:
     images, data = ("--images", tmp_path), ("--data", toy.path)
-    stuff = (*images, "--classes", "sky, grass")
+    stuff, empty = (*images, "--classes", "sky, grass"), tmp_path / "e.json"
+    empty.write_text('{"name": "e", "categories": []}')
     calls: dict[str, tuple[object, ...]] = {
         "give --images DIR or --data SET": (),
         "give one of the two": (*images, *data),
@@ -326,6 +327,7 @@ def test_invalid_options_of_predict_are_one_clear_line(
         "give inference.KEY=VALUE": (*data, "--set", "model.queries=3"),
         "inference.scores": (*data, "--set", "inference.scores=3"),
         "no class is a thing: sky, grass": (*stuff, "--task", "instance"),
+        f"{empty}: no class names": (*images, "--vocabulary", empty),
         "give one of fail, skip": (*images, "--classes", "cat", "--on-error", "ignore"),
     }
     for message, arguments in calls.items():

@@ -296,3 +296,8 @@ def test_expected_iou_is_that_of_masks_without_augmentation(
     assert not np.allclose(raw, calibration.expected_iou(raw, np.array([900.0, 180.0])))
     notes = [str(warning.message) for warning in caught if warning.category is Notice]
     assert ["scores are mean probabilities" in note for note in notes] == [True] * tta
+
+
+def test_a_taxonomy_without_classes_is_refused(run: Path, toy_set: ShardSet) -> None:
+    with pytest.raises(InputError, match="no class names; give at least one"):
+        segkit.Predictor(run).predict(toy_set.image(toy_set.sample(0)), Taxonomy("none", ()))
