@@ -10,7 +10,7 @@ from torch import Tensor
 from segkit.data.augment import Crop
 from segkit.inference.box_masks import BoxMask
 from segkit.inference.upscale import bands, image_size, to_image
-from segkit.masks.boxes import box_of_projections, pixels_of_box
+from segkit.masks.boxes import box_of_projections, pixels_of_box, touches_image
 from segkit.masks.iou import box_iou
 from segkit.recipes.schema import InferenceConfig
 from segkit.sample import Box
@@ -35,13 +35,15 @@ def match_proposals(
         config: lowest overlap and class probability of a match.
 
     Returns:
-        (Q,) masks, clipped to their boxes; None where no proposal matches. Score: IoU of the
-        proposal's tight box with the box, times the mean probability within the mask.
+        (Q,) masks, clipped to their boxes; None where no proposal matches, as for every box outside
+        the image. Score: IoU of the proposal's tight box with the box, times the mean probability
+        within the mask.
     """
     size = image_size(crop)
     overlap = box_iou(_tight_boxes(mask_logits, crop), boxes)  # (N, Q)
     allowed = overlap >= config.pseudo_overlap
     allowed &= class_probability >= config.pseudo_class
+    allowed &= np.array([touches_image(box, *size) for box in boxes], bool)
     gain = np.where(allowed, overlap + class_probability, 0.0)
     matches: list[BoxMask | None] = [None] * len(boxes)
     pairs = np.stack(linear_sum_assignment(-gain), axis=1)

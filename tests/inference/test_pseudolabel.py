@@ -63,6 +63,18 @@ def test_the_class_decides_between_equal_proposals() -> None:
     assert matches[0] is not None and matches[0].mask.sum() == 99
 
 
+def test_no_proposal_matches_a_box_outside_the_image() -> None:
+    masks = np.full((6, 20, 30), 0.9, np.float32)
+    boxes = [(30.0, 5.0, 9.0, 9.0), (5.0, 20.0, 9.0, 9.0), (-9.0, -9.0, 9.0, 9.0)]
+    boxes += [(31.5, 40.0, 3.0, 3.0), (0.0, 0.0, 30.0, 20.0)]
+    config = InferenceConfig(pseudo_overlap=0, pseudo_class=0)
+    probability = np.full((6, 5), 0.5, np.float32)
+    matches = match_proposals(*on_the_image(masks), probability, boxes, [0] * 5, config)
+    assert matches[:4] == [None] * 4
+    assert matches[4] is not None and matches[4].mask.all()
+    assert match_proposals(*on_the_image(masks), probability[:, :0], [], [], config) == []
+
+
 def test_matches_equal_those_of_full_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Masks are read in bands of few rows, with the same result."""
     monkeypatch.setattr(upscale, "BAND", 6 * 83 * 2)
