@@ -19,6 +19,7 @@ from segkit.runs.calibrated_version import publish_calibrated
 from segkit.runs.open_run import load_run, open_run
 from segkit.runs.run import Run
 from segkit.runs.run_manifest import read_run_manifest
+from segkit.sample import needs_mask
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 from segkit.stopping import StoppedError
@@ -47,8 +48,9 @@ class SelfTraining:
     rounds: list[dict[str, Any]]
     """Of each round: `round`; `run`, the version's path; `calibrated`, whether its scores are
     expected IoUs; `held_out_iou`, the mean IoU (0-1) of masks for the boxes of the held-out images;
-    and `masks`, the path of the layer that its run made of the boxes, with the counts `boxes` and
-    `masked`. A round that did not improve the held-out IoU has no layer. Paths are absolute."""
+    and `masks`, the path of the layer that its run made of the boxes, with the counts `boxes`
+    (crowds and ignored ones are not labeled) and `masked`. A round that did not improve the
+    held-out IoU has no layer. Paths are absolute."""
 
     @property
     def best(self) -> int:
@@ -236,7 +238,7 @@ class _Loop:
                 pseudolabel(teacher, boxes, folder, name=name, on_image=advance)
         layer = ShardSet.open(folder)
         counts = layer.manifest.statistics.masked - boxes.manifest.statistics.masked
-        total = boxes.manifest.statistics.boxes_only
+        total = sum(needs_mask(s) for sample in boxes.samples() for s in sample.segments)
         return {"masks": str(layer.path), "boxes": total, "masked": counts}
 
     def _folder(self, number: int) -> Path:

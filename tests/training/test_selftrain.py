@@ -24,6 +24,7 @@ from segkit.runs.calibrated_version import publish_calibrated
 from segkit.runs.open_run import load_run
 from segkit.runs.run import Run
 from segkit.runs.run_manifest import read_run_manifest
+from segkit.sample import Sample
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
@@ -49,10 +50,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def rounds(out: str, count: int = 1, **options: Any) -> SelfTraining:
+def rounds(out: str, count: int = 1, boxes: str = "boxes", **options: Any) -> SelfTraining:
     defaults = {"share": 0.34, "steps": 3, "round_steps": 3, "device": "cpu", "overrides": FAST}
     return selftrain(
-        "tiny.toml", [("masks", 1.0)], ("boxes", 1.0), out, rounds=count, **(defaults | options)
+        "tiny.toml", [("masks", 1.0)], (boxes, 1.0), out, rounds=count, **(defaults | options)
     )
 
 
@@ -92,6 +93,21 @@ def test_a_round_trains_on_the_masks_that_the_run_before_made(home: Path) -> Non
     teacher = read_run_manifest(Path(first["run"])).digest
     assert digests == {layer.manifest.digest, trained.manifest.digest, teacher}
     assert not load_run(first["run"]).recipe.loss.trust_scores
+
+
+def test_crowds_and_ignored_boxes_are_not_counted(home: Path) -> None:
+    boxes = ShardSet.open("boxes")
+    things = [s for sample in boxes.samples() for s in sample.segments]
+    marks: list[dict[str, bool]] = [{"is_crowd": True}, {"ignore": True}]
+
+    def marked() -> Iterator[Sample]:
+        for sample, mark in zip(boxes.samples(), [*marks, *[{}] * len(boxes)], strict=False):
+            first = replace(sample.segments[0], **mark)
+            yield replace(sample, segments=(first, *sample.segments[1:]))
+
+    write_layer("few", boxes, marked(), replace(Header.from_set(boxes, "test"), name="boxes"))
+    first = rounds("work", boxes="few", steps=1, round_steps=1).rounds[0]
+    assert first["boxes"] == len(things) - 2 >= first["masked"]
 
 
 def test_rounds_end_when_the_held_out_score_does(
