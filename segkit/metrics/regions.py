@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from segkit.errors import InputError
 from segkit.masks.run_lengths import Bytes, Ints, Runs, decode_runs, first_malformed, join
 from segkit.sample import Sample
+from segkit.shards.label_files import DAMAGE_HINT
 
 Flags = NDArray[np.bool_]
 Rows = TypeVar("Rows", bound=Any)
@@ -141,6 +142,8 @@ def unknown_class(class_id: int, source: str, image: str) -> InputError:
     """The error for a segment of a class that the vocabulary does not list."""
     message = f"category {class_id} is not in the vocabulary"
     hint = "predict in the vocabulary of the ground truth"
+    if source == "ground truth":
+        hint = DAMAGE_HINT
     return InputError(message, file=source, record=f"image {image}", hint=hint)
 
 

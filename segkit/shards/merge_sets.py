@@ -54,7 +54,7 @@ def merge_sets(
         names = sorted({f"{data.path} is {data.manifest.kind}" for data in sets})
         message = f"sets of kinds {' and '.join(sorted(kinds))} cannot be merged"
         hint = "train with each of them, --data SET --data SET, which takes sets of any kinds"
-        if "boxes" in kinds:
+        if kinds == {"boxes", "instance"}:  # which is what masks of boxes become
             hint += "; or give the boxes masks first, by `segkit pseudolabel`"
         raise InputError(f"{message}: {', '.join(names)}", file=destination, hint=hint)
     taxonomy = merge_taxonomies([data.taxonomy for data in sets], name)

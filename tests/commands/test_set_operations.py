@@ -95,6 +95,17 @@ def test_boxes_and_masks_are_merged_once_the_boxes_have_masks(toy):
     assert merged["segments"] == sum(counts) > 0
 
 
+def test_boxes_and_panoptic_labels_are_not_sent_to_pseudolabel(toy):
+    """It writes instances, which do not merge with panoptic labels either."""
+    header = Header(taxonomy=TAXONOMY, kind="boxes", name="boxes", command="t")
+    records = [(_without_masks(sample), data) for sample, data in toy_records(2)]
+    write_set(toy / "boxes", iter(records), header)
+    arguments = ["merge", str(toy / "toy"), str(toy / "boxes"), "--out", str(toy / "both")]
+    refused = runner.invoke(app, arguments).exception
+    assert isinstance(refused, InputError) and "boxes and panoptic cannot be" in str(refused)
+    assert "train with each of them" in str(refused) and "pseudolabel" not in str(refused)
+
+
 def _without_masks(sample):
     segments = (replace(s, mask=None, mask_from=None) for s in sample.segments)
     return replace(sample, segments=tuple(segments), void=None)

@@ -9,6 +9,7 @@ from segkit.errors import InputError
 from segkit.metrics.evaluate import evaluate
 from segkit.metrics.instance import EVALUATORS
 from segkit.sample import Sample
+from segkit.shards.validate import validate
 
 from .files import sets, shard_set
 from .scenes import dense_confusion, sample, taxonomy
@@ -123,6 +124,20 @@ def test_unknown_classes_are_refused_in_memory_and_in_sets(tmp_path, task):
             match=r"(predictions|/odd/v1): image 100: category 999 is not in the vocabulary",
         ):
             evaluate(truth, predictions, task)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_unknown_classes_of_the_ground_truth_are_damage_that_validate_lists(tmp_path, task):
+    truth, predictions = sets(tmp_path, kind=task)
+    samples = list(truth.samples())
+    segments = (replace(samples[0].segments[0], class_id=999), *samples[0].segments[1:])
+    samples[0] = replace(samples[0], segments=segments)
+    damaged = shard_set(tmp_path / "damaged", samples, truth.taxonomy, task)
+    line = r"/damaged/v1.*: image 100: .* 999 is not in the .*; `segkit validate` lists the damage"
+    for guess in (predictions, list(predictions.samples())):
+        with pytest.raises(InputError, match=line):
+            evaluate(damaged, guess, task)
+    assert any("999" in str(violation) for violation in validate(damaged.path))
 
 
 def test_scores_that_are_not_numbers_are_refused_in_memory_and_in_sets(tmp_path):
