@@ -84,19 +84,34 @@ def _show(result: Result) -> str:
     return f"segkit browse {_word(result['set'])}{more}"
 
 
-def _evaluated(result: Result) -> str:
+def _evaluated(result: Result) -> str | None:
     """Show the worst images; of predictions in a file, which `show` does not read, the set."""
+    images = result["images"]
+    if not images["evaluated"]:  # `show` refuses a set without images
+        return None
     show = f"segkit show {_path(result['data'])}"
-    if "version" not in result["predictions"]:
+    if (
+        "version" not in result["predictions"]
+        or images["without_prediction"] == images["evaluated"]
+    ):
         return show
-    worst = "" if result.get("by") == "box" else " --worst"  # `show` ranks by masks
+    # `show` ranks by masks, and only images with something to score
+    ranks = result.get("by") != "box" and _headline(result) is not None
+    worst = " --worst" if ranks else ""
     return f"{show} --predictions {_path(result['predictions'])}{worst}"
 
 
+def _headline(result: Result) -> float | None:
+    figures = result["all"] if result["task"] == "panoptic" else result
+    figure: float | None = figures[{"panoptic": "pq", "semantic": "miou"}.get(result["task"], "ap")]
+    return figure
+
+
 def _leakage(result: Result) -> str:
-    first, second = map(_word, result["sets"][:2])
     if result["pairs"]:  # a list of the images that stay
-        return f"segkit split {first} --list kept=IDS.txt --out work/split"
+        leaking = _word(result["pairs"][0]["a"])
+        return f"segkit split {leaking} --list kept=IDS.txt --out work/split"
+    first, second = map(_word, result["sets"][:2])
     return f"segkit train --recipe dataseg-mini --data {first} --eval-data {second} --out work/run"
 
 

@@ -93,13 +93,15 @@ def test_every_next_command_is_complete(tmp_path: Path, monkeypatch: pytest.Monk
         "set": "a b",
         "a": "work/one",
         "b": "work/an other",
-        "images": {"changed_labels": ["-x y"]},
+        "images": {"changed_labels": ["-x y"], "evaluated": 3, "without_prediction": 0},
+        "task": "instance",
+        "ap": 50.0,
     }
     variants = [
         {"kind": kind, "type": type_, "ledger": {"kept": kept}, "pairs": pairs, **source}
         for kind, type_, kept, pairs, source in (
             ("boxes", "run", 3, [], {"predictions": {"path": "p", "version": 1}}),
-            ("instance", "bank", 0, [{}], {"predictions": {"path": "p.json"}}),
+            ("instance", "bank", 0, [{"a": "a b"}], {"predictions": {"path": "p.json"}}),
             ("panoptic", "set", 2, [], {"predictions": {"path": "p", "version": 2}, "by": "box"}),
         )
     ]
@@ -198,6 +200,33 @@ def test_the_next_command_after_an_evaluation_shows_its_images(
     _run(_next(*common, "--predictions", instances.path))
 
 
+@pytest.mark.parametrize("task", ["panoptic", "semantic", "instance"])
+def test_the_next_command_after_an_evaluation_without_figures_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    truth, predictions = sets(tmp_path, images=2, kind=task)
+    samples = [
+        replace(s, void=None, segments=tuple(replace(x, ignore=True) for x in s.segments))
+        for s in truth.samples()
+    ]
+    nothing = shard_set(tmp_path / "nothing", samples, truth.taxonomy, task)
+    empty = shard_set(tmp_path / "empty", [], truth.taxonomy, task)
+
+    def evaluation(data: ShardSet, predicted: ShardSet) -> tuple[object, ...]:
+        source = ("--predictions", predicted.path)
+        return ("eval", "--data", data.path, "--task", task, *source, "--out", "out")
+
+    step = _next(*evaluation(nothing, truth))
+    assert step.startswith(f"segkit show {nothing.path} --predictions ") and "--worst" not in step
+    _run(step)
+    step = _next(*evaluation(truth, empty))
+    assert step == f"segkit show {truth.path}"
+    _run(step)
+    assert not any(line.startswith("next: ") for line in _lines(*evaluation(empty, empty)))
+    assert _next(*evaluation(truth, predictions)).endswith(" --worst")
+
+
 def test_the_next_command_after_a_search_for_leaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +239,7 @@ def test_the_next_command_after_a_search_for_leaks(
     (tmp_path / "IDS.txt").write_text("\n".join(ids[:2]) + "\n")
     _run(_next("leakage", "a", "b"))
     assert list(ShardSet.open(tmp_path / "work" / "split" / "kept").image_ids()) == ids[:2]
+    assert _next("leakage", "c", "a", "b").startswith("segkit split a --list")
     step = _next("leakage", "a", "c")
     assert "--data a --eval-data c" in step
     _parse(step)
