@@ -89,17 +89,17 @@ def test_a_cached_model_gets_the_processor_of_its_revision(
 ) -> None:
     """As `from_pretrained` of the model by itself leaves the cache."""
     folder = _cached_model(tmp_path)
-    asked: list[tuple[str, str | None]] = []
+    requests: list[tuple[str, str | None]] = []
 
     def download(_: str, name: str, *, revision: str | None, **__: Any) -> str:
-        asked.append((name, revision))
+        requests.append((name, revision))
         (folder / name).write_bytes(b"{}")
         return str(folder / name)
 
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda *_, **__: None)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert fetch_model("hf:owner/name") == folder
-    assert asked == [("preprocessor_config.json", "abc")]
+    assert requests == [("preprocessor_config.json", "abc")]
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", _never)
     assert fetch_model("hf:owner/name") == folder, "cached now"
 

@@ -159,7 +159,7 @@ def _belongs(category: Category, group: str) -> bool:
     if group == "@voc20":
         return is_voc
     return not (is_voc and group == "@nonvoc60") and any(
-        not words.isdisjoint(_words(other)) for other in load_taxonomy("coco-80").categories
+        not words.isdisjoint(_words(c)) for c in load_taxonomy("coco-80").categories
     )
 
 

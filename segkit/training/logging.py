@@ -1,14 +1,18 @@
-"""Log a run: metrics.jsonl, TensorBoard events, and the loggers of its recipe."""
+"""Log a run: metrics.jsonl, TensorBoard events, and the loggers of its recipe.
+
+A service may be out of reach, or refuse what it is sent: that must not end a training.
+"""
 
 import json
 import math
 import resource
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,11 +24,13 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from segkit import distributed, parse
 from segkit.atomic import sync
 from segkit.data.batch import Batch
-from segkit.errors import InputError, short
+from segkit.errors import InputError, Notice, first_line, short
 from segkit.recipes.schema import Recipe
 from segkit.runs.run_manifest import METRICS, TENSORBOARD
 from segkit.training.evaluation import headline
-from segkit.training.loggers import LOGGERS, Guard, GuardedLogger, LogFigures
+from segkit.training.loggers import LOGGERS, LogFigures
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,60 @@ def _memory_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+class Guard:
+    """Calls a logger until it raises an error, which is noted once; no call follows.
+
+    To try again at each step would delay each step by the service's own attempts.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.has_failed = name, False
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> T | None:
+        """The function's value; None where it raises an error, or an earlier call did."""
+        if self.has_failed:
+            return None
+        try:
+            return function(*arguments)
+        except Exception as error:
+            self.note(error)
+            return None
+
+    def note(self, error: Exception) -> None:
+        """Note the first error of the logger, and call it no more."""
+        if not self.has_failed:
+            self.has_failed = True
+            message = f"{self.name} gets no more figures ({short(first_line(error), 300)})"
+            warnings.warn(f"{message}; {METRICS} has all of them", Notice, stacklevel=2)
+
+
+class GuardedLogger(AbstractContextManager["GuardedLogger"]):
+    """A logger, from its start to its end, whose errors end no training."""
+
+    def __init__(self, name: str, run: AbstractContextManager[LogFigures]) -> None:
+        self._guard, self._run = Guard(name), run
+        self._log: LogFigures | None = None
+
+    def __enter__(self) -> "GuardedLogger":
+        self._log = self._guard.call(self._run.__enter__)
+        return self
+
+    def __call__(self, figures: Mapping[str, float], step: int) -> None:
+        """Log figures by name at a step."""
+        if self._log is not None:
+            self._guard.call(self._log, figures, step)
+
+    def __exit__(self, *error: Any) -> None:
+        """End the service's run, which may record the error of the training."""
+        if self._log is None:
+            return
+        try:
+            self._run.__exit__(*error)
+        except Exception as failure:
+            if failure is not error[1]:
+                self._guard.note(failure)
 
 
 class RunLog:

@@ -17,7 +17,8 @@ import pytest
 from segkit.errors import Notice
 from segkit.shards.reader import ShardSet
 from segkit.training import loggers
-from segkit.training.loggers import GuardedLogger, MlflowNames
+from segkit.training.loggers import MlflowNames
+from segkit.training.logging import GuardedLogger
 from segkit.training.train import train
 from tests.training.toy import write_toy_set
 
@@ -47,8 +48,8 @@ def test_names_are_made_safe_for_mlflow(name: str, safe: str) -> None:
 def test_names_that_differ_stay_different() -> None:
     names = MlflowNames()
     for _ in range(2):
-        given = ["COCO (val)", "COCO [val]", "COCO _val_", "x" * 300 + "a", "x" * 300 + "a?"]
-        safe = [names.safe(name) for name in given]
+        figures = ["COCO (val)", "COCO [val]", "COCO _val_", "x" * 300 + "a", "x" * 300 + "a?"]
+        safe = [names.safe(name) for name in figures]
         assert safe[:3] == ["COCO _val_", "COCO _val_ 2", "COCO _val_ 3"]
         assert len({*safe}) == len(safe) and all(map(accepts, safe))
 

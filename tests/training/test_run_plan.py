@@ -82,35 +82,35 @@ def missing(result: TrainingPlan) -> dict[str, tuple[str, str]]:
 
 def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
     absent = str(tmp_path / "absent.safetensors")
-    found = missing(plan(folder, f"model.backbone_weights={absent}"))
-    assert found["weights"] == (f"no file {absent}", "check model.backbone_weights")
-    found = missing(plan(folder, "model.init_from=hf:segkit-tests/none"))
-    assert "segkit-tests/none is not in the cache" in found["weights"][0]
-    assert "--init-from hf:FOLDER" in found["weights"][1]
+    gaps = missing(plan(folder, f"model.backbone_weights={absent}"))
+    assert gaps["weights"] == (f"no file {absent}", "check model.backbone_weights")
+    gaps = missing(plan(folder, "model.init_from=hf:segkit-tests/none"))
+    assert "segkit-tests/none is not in the cache" in gaps["weights"][0]
+    assert "--init-from hf:FOLDER" in gaps["weights"][1]
     recipe = "model.backbone=resnet18.a1_in1k", "model.backbone_weights=timm"
-    found = missing(plan(folder, *recipe))
-    assert "timm/resnet18.a1_in1k" in found["weights"][0]
+    gaps = missing(plan(folder, *recipe))
+    assert "timm/resnet18.a1_in1k" in gaps["weights"][0]
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
-    found = missing(plan(folder, f"model.init_from=hf:{tmp_path}"))
-    assert "not a mask2former" in found["weights"][0]
+    gaps = missing(plan(folder, f"model.init_from=hf:{tmp_path}"))
+    assert "not a mask2former" in gaps["weights"][0]
 
 
 def test_a_run_of_another_architecture_is_missing_weights(folder: Path, tmp_path: Path) -> None:
     data = [(str(folder / "toy"), 1.0)]
     run = train(str(folder / "tiny.toml"), data, tmp_path / "run", steps=1)
     assert "weights" not in missing(plan(folder, f"model.init_from={run}"))
-    found = missing(plan(folder, f"model.init_from={run}", "model.queries=7"))
-    assert found["weights"][0] == "the checkpoint and the recipe differ in model.queries"
+    gaps = missing(plan(folder, f"model.init_from={run}", "model.queries=7"))
+    assert gaps["weights"][0] == "the checkpoint and the recipe differ in model.queries"
 
 
 def test_missing_embeddings_name_the_command(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path))
-    found = missing(plan(folder, "text.encoder=hf:a/b"))
-    assert "no text embedding by hf:a/b" in found["embeddings"][0]
-    assert found["embeddings"][1] == (
+    gaps = missing(plan(folder, "text.encoder=hf:a/b"))
+    assert "no text embedding by hf:a/b" in gaps["embeddings"][0]
+    assert gaps["embeddings"][1] == (
         "run: segkit vocabulary encode --encoder hf:a/b sky cat, or the run encodes them at its "
         "start"
     )
@@ -122,12 +122,12 @@ def test_missing_memory_disk_and_extras_are_named(
     monkeypatch.setattr(planning, "is_cached", lambda *_: True)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 20, 0, 1 << 10))
     monkeypatch.setattr("os.sysconf", lambda name: 1)
-    found = missing(plan(folder, "data.workers=2", 'training.loggers=["mlflow"]'))
-    assert "GiB expected, the device has 0.0" in found["memory"][0]
-    assert found["shared memory"][0].startswith("2 workers need about 0.0 GiB of /dev/shm")
-    assert "--shm-size 8g" in found["shared memory"][1]
-    assert f"are free in {folder}" in found["disk"][0]
-    assert found["extra"][1] == f"run: {install_command('mlflow')}"
+    gaps = missing(plan(folder, "data.workers=2", 'training.loggers=["mlflow"]'))
+    assert "GiB expected, the device has 0.0" in gaps["memory"][0]
+    assert gaps["shared memory"][0].startswith("2 workers need about 0.0 GiB of /dev/shm")
+    assert "--shm-size 8g" in gaps["shared memory"][1]
+    assert f"are free in {folder}" in gaps["disk"][0]
+    assert gaps["extra"][1] == f"run: {install_command('mlflow')}"
     assert "shared memory" not in missing(plan(folder, "data.workers=0"))
 
 

@@ -290,14 +290,14 @@ def notices(**options: Any) -> list[str]:
     return [str(warning.message) for warning in caught if issubclass(warning.category, Notice)]
 
 
-@pytest.mark.parametrize("how", ["checkpoint", "init_from"])
+@pytest.mark.parametrize("source", ["checkpoint", "init_from"])
 def test_held_out_images_that_the_first_teacher_was_trained_with_are_noted(
-    home: Path, how: str
+    home: Path, source: str
 ) -> None:
     sets = [(str(ShardSet.open("masks").path), 1.0)]
     train("tiny.toml", sets, home / "first", steps=1, device="cpu", overrides=FAST)
     start: dict[str, Any] = {"checkpoint": "first"}
-    if how == "init_from":
+    if source == "init_from":
         start = {"overrides": [*FAST, f"model.init_from={home / 'first'}"]}
     (note,) = notices(**start)
     assert note.startswith(f"{home / 'first' / 'v1'} was trained with {home / 'masks' / 'v1'} or")
