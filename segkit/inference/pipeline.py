@@ -250,5 +250,5 @@ def _shorter_side(height: int, width: int, size: int, max_size: int) -> tuple[in
         size = round(exact)
     if shorter == size:
         return height, width
-    size, other = max(1, size), int(exact * longer / shorter)
-    return (size, other) if height <= width else (other, size)
+    short, long = max(1, size), int(exact * longer / shorter)
+    return (short, long) if height <= width else (long, short)

@@ -49,8 +49,8 @@ def test_teachers_without_a_model_share_cpus_whatever_gpus_there_are(
     common = ("pseudolabel", "--teacher", teacher, "--data", boxes.path)
     invoke(*common, "--devices", 2, "--out", tmp_path / "two")
     invoke(*common, "--out", tmp_path / "one")
-    one, two = (parts(ShardSet.open(tmp_path / name).path) for name in ("one", "two"))
-    assert len(one) > 1 and one == two
+    layers = [parts(ShardSet.open(tmp_path / name).path) for name in ("one", "two")]
+    assert len(layers[0]) > 1 and layers[0] == layers[1]
 
 
 def test_two_processes_predict_files_as_one(run: Path, tmp_path: Path) -> None:

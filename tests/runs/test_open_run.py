@@ -23,9 +23,9 @@ def test_a_limit_of_the_longer_side_needs_a_shorter_side(
         check_run(run, ["inference.max_size=900"], output)
     with pytest.raises(InputError, match=message):
         open_run(run, ["inference.max_size = 900"])
-    both = ["inference.resize=shorter", "inference.max_size=900"]
-    check_run(run, both, output)
-    assert open_run(run, both)[2].inference.max_size == 900
+    pair = ["inference.resize=shorter", "inference.max_size=900"]
+    check_run(run, pair, output)
+    assert open_run(run, pair)[2].inference.max_size == 900
     shorter = hollow_run(tmp_path / "shorter", ["inference.resize=shorter"])
     check_run(shorter, ["inference.max_size=900"], output)
     with pytest.raises(InputError, match=r"inference\.resize is fit"):

@@ -331,5 +331,5 @@ def test_only_a_predicted_box_may_leave_its_mask(origin):
     apart = replace(thing, box=(0.0, 0.0, 0.5, 0.5), mask_from=origin, source_polygon=None)
     area = float(rle.area(apart.mask, sample.height, sample.width))
     sample = replace(sample, segments=(replace(apart, area=area),))
-    found = [violation.code for violation in check_sample(sample, TAXONOMY, "instance")]
-    assert found == ([] if origin == "prediction" else ["box"])
+    broken = [violation.code for violation in check_sample(sample, TAXONOMY, "instance")]
+    assert broken == ([] if origin == "prediction" else ["box"])
