@@ -32,12 +32,10 @@ def delete_leftovers(version: Path) -> None:
         return
     listed = set(map(str, names)) if isinstance(names, list) else set()
     with suppress(OSError):
-        for entry in list(
-            version.iterdir()
-        ):  # a name that leads out of the version is none of these
-            if entry.name in listed:
-                with suppress(OSError):
-                    delete(entry)
+        # the folder's own entries: a listed name that leads out of the version is none of them
+        for entry in [entry for entry in version.iterdir() if entry.name in listed]:
+            with suppress(OSError):
+                delete(entry)
         if listed.isdisjoint(entry.name for entry in version.iterdir()):
             (version / LEFTOVERS).unlink()
 
