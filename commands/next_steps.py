@@ -86,6 +86,8 @@ def _show(result: Result) -> str:
 
 def _evaluated(result: Result) -> str | None:
     """Show the worst images; of predictions in a file, which `show` does not read, the set."""
+    from segkit.metrics.output import headline
+
     images = result["images"]
     if not images["evaluated"]:  # `show` refuses a set without images
         return None
@@ -96,15 +98,9 @@ def _evaluated(result: Result) -> str | None:
     ):
         return show
     # `show` ranks by masks, and only images with something to score
-    ranks = result.get("by") != "box" and _headline(result) is not None
+    ranks = result.get("by") != "box" and headline(result)[1] is not None
     worst = " --worst" if ranks else ""
     return f"{show} --predictions {_path(result['predictions'])}{worst}"
-
-
-def _headline(result: Result) -> float | None:
-    figures = result["all"] if result["task"] == "panoptic" else result
-    figure: float | None = figures[{"panoptic": "pq", "semantic": "miou"}.get(result["task"], "ap")]
-    return figure
 
 
 def _leakage(result: Result) -> str:

@@ -129,8 +129,8 @@ def train(
 
     # These take seconds to import, so wrong usage is refused above.
     from segkit import distributed
+    from segkit.metrics.output import headline
     from segkit.runs.run_manifest import read_run_manifest
-    from segkit.training.evaluation import headline
     from segkit.training.logging import evaluations
     from segkit.training.train import train as train_run
     from segkit.training.trainer import Callbacks
@@ -280,7 +280,7 @@ class _Display:
             print_line(f"step {record.step}/{self.steps}  {figures}{eta}")
 
     def evaluation(self, step: int, name: str, metrics: dict[str, Any]) -> None:
-        from segkit.training.evaluation import headline
+        from segkit.metrics.output import headline
 
         figure, value = headline(metrics)
         text = "-" if value is None else f"{value:.2f}"

@@ -114,29 +114,6 @@ def require_scores(sets: Sequence[tuple[str, ShardSet, float]]) -> None:
     raise InputError(message, record="loss.trust_scores", hint="leave it out")
 
 
-def require_truth(sets: Sequence[tuple[str, ShardSet, float]]) -> None:
-    """Raise InputError for a set on which no figure of an evaluation is defined: it has no images,
-    or no segment that its metric counts."""
-    for _, shards, _ in sets:
-        task, segments = TASKS[shards.manifest.kind], shards.manifest.statistics.segments
-        if any(
-            _counts(segment, task) for sample in shards.samples() for segment in sample.segments
-        ):
-            continue
-        message = f"none of its {segments} segments can be scored"
-        if not segments:
-            message = "it has no segments to score" if len(shards) else "it has no images"
-        hint = "leave the evaluation set out, or set training.publish=last"
-        raise InputError(message, file=shards.path, hint=hint)
-
-
-def _counts(segment: Segment, task: Task) -> bool:
-    """Whether a segment of the ground truth counts in the metric of a task."""
-    if segment.ignore or (segment.is_crowd and task != "semantic"):
-        return False
-    return task != "instance" or segment.kind == "thing"
-
-
 def is_target(segment: Segment, task: Task, policies: Mapping[int, MaskPolicy]) -> bool:
     """Whether a segment can become a target of training."""
     if segment.is_crowd or segment.ignore or policies.get(segment.class_id) == "none":

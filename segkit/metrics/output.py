@@ -35,6 +35,13 @@ def origin(data: str | ShardSet) -> dict[str, Any]:
     return {"path": str(location(data).resolve())}
 
 
+def headline(metrics: Mapping[str, Any]) -> tuple[str, float | None]:
+    """The figure that a set is judged by: its name, and its value in 0-100 or None if undefined."""
+    if "all" in metrics:
+        return "PQ", metrics["all"]["pq"]
+    return ("mIoU", metrics["miou"]) if "miou" in metrics else ("mask AP", metrics["ap"])
+
+
 def evaluation_notes(result: Mapping[str, Any], truth: ShardSet) -> list[str]:
     """The conditions that a reader of the figures must know, on the screen and in the report.
 

@@ -125,13 +125,6 @@ class SteadyModel:
             )
 
 
-def headline(metrics: dict[str, Any]) -> tuple[str, float | None]:
-    """The figure that a set is judged by: its name, and its value in 0-100 or None if undefined."""
-    if "all" in metrics:
-        return "PQ", metrics["all"]["pq"]
-    return ("mIoU", metrics["miou"]) if "miou" in metrics else ("mask AP", metrics["ap"])
-
-
 def _draw(data: ShardSet, predicted: list[Sample], picture: Path) -> None:
     if not predicted:
         return

@@ -25,9 +25,9 @@ from segkit import distributed, parse
 from segkit.atomic import sync
 from segkit.data.batch import Batch
 from segkit.errors import InputError, Notice, first_line, short
+from segkit.metrics.output import headline
 from segkit.recipes.schema import Recipe
 from segkit.runs.run_manifest import METRICS, TENSORBOARD
-from segkit.training.evaluation import headline
 from segkit.training.loggers import LOGGERS, LogFigures
 
 T = TypeVar("T")

@@ -21,7 +21,6 @@ from segkit.data.check_sets import (
     require_scores,
     require_targets,
     require_things,
-    require_truth,
 )
 from segkit.data.mask_policy import (
     PolicyCounts,
@@ -34,6 +33,7 @@ from segkit.data.mask_policy import (
 from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.metrics.evaluate import check_task
+from segkit.metrics.output import uncounted_truth
 from segkit.metrics.task_metrics import EvalOptions
 from segkit.recipes.effects import drop_needless_freeze_norm, require_effects
 from segkit.recipes.load import load_recipe
@@ -144,7 +144,7 @@ def check_inputs(
         if not eval_datasets:
             hint = "give --eval-data, or set it to last"
             raise InputError("no evaluation to choose by", record="training.publish", hint=hint)
-        require_truth(eval_datasets)
+        _require_truth(eval_datasets)
     return TrainingInputs(recipe, datasets, eval_datasets)
 
 
@@ -254,6 +254,20 @@ def resolve_text_dim(recipe: Recipe) -> Recipe:
     if width is None or "text_dim" in recipe.model.model_fields_set:
         return recipe
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"text_dim": width})})
+
+
+def _require_truth(sets: Sequence[NamedSet]) -> None:
+    """Raise InputError for a set on which no figure of an evaluation is defined: it has no images,
+    or no segment that its metric counts."""
+    for _, shards, _ in sets:
+        if uncounted_truth(shards, TASKS[shards.manifest.kind]) is None:
+            continue
+        segments = shards.manifest.statistics.segments
+        message = f"none of its {segments} segments can be scored"
+        if not segments:
+            message = "it has no segments to score" if len(shards) else "it has no images"
+        hint = "leave the evaluation set out, or set training.publish=last"
+        raise InputError(message, file=shards.path, hint=hint)
 
 
 def recipe_encoding(recipe: Recipe) -> Encoding:

@@ -30,21 +30,23 @@ from tests.training.test_train import steps_of, stop_after
 from tests.training.toy import write_toy_set
 
 
+def train_to_the_best(
+    recipe: Path, data: ShardSet, out: Path, steps: int, overrides: Sequence[str] = ()
+) -> Path:
+    """Train on a set and evaluate on it; the best step is published."""
+    spec = str(data.path)
+    settings = ["training.publish=best", *overrides]
+    return train(
+        recipe, [(spec, 1.0)], out, eval_data=[spec], device="cpu", overrides=settings, steps=steps
+    )
+
+
 def test_a_last_step_that_is_published_for_want_of_a_best_is_noted(
     tiny: Path, toy_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    toy = str(toy_set.path)
     monkeypatch.setattr("segkit.training.trainer.evaluate_set", lambda *_: {"miou": None})
     with pytest.warns(Notice, match="no evaluation has a figure .*: the last step is published"):
-        version = train(
-            tiny,
-            [(toy, 1.0)],
-            tmp_path / "run",
-            eval_data=[toy],
-            device="cpu",
-            overrides=["training.publish=best"],
-            steps=2,
-        )
+        version = train_to_the_best(tiny, toy_set, tmp_path / "run", 2)
     assert read_run_manifest(version).steps == 2
 
 
@@ -66,19 +68,10 @@ def test_the_best_evaluation_is_kept_and_published(
         kept.append(sorted(path.name for path in checkpoints.iterdir()))
         return {"miou": next(figures)}
 
-    toy = str(toy_set.path)
-    options = ["training.publish=best", "training.evaluate_every=1", "training.keep_checkpoints=1"]
+    options = ["training.evaluate_every=1", "training.keep_checkpoints=1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("segkit.training.trainer.evaluate_set", evaluate_set)
-        version = train(
-            tiny,
-            [(toy, 1.0)],
-            tmp_path / "run",
-            eval_data=[toy],
-            device="cpu",
-            overrides=options,
-            steps=5,
-        )
+        version = train_to_the_best(tiny, toy_set, tmp_path / "run", 5, options)
     assert kept == [
         [f"step-0000000{step}" for step in steps] for steps in ([1], [1, 2], [1, 3], [3, 4], [3, 5])
     ]
