@@ -5,8 +5,8 @@ A cell's labeled pixels fall into three shares:
 - on masks: the cross-entropy of the masks' classes, each by its share of the cell;
 - in boxes without a mask: the cell shows one of the boxes' classes or background, so the loss is
   -log of the sum of their probabilities. In the core of a box (its middle half in either direction,
-  at least the cell that holds its center) background is left out. A mask of trust t counts by t,
-  and its box by 1 - t;
+  at least the cell that holds its center) background and larger boxes are left out: an object in
+  front of another is usually the smaller one. A mask of trust t counts by t, and its box by 1 - t;
 - elsewhere, in sets of instances only: background. In images that are not exhaustive such pixels
   are void, and count in no share.
 
@@ -102,7 +102,9 @@ def _image_loss(
         near = (cover > 0) * doubt[:, None, None]
         near = near / near.amax(0).clamp(min=1e-6)
         core = near * box_core(boxes, size, stride)
-        log_allowed = _log_allowed(sure, partial, target.labels[boxed], near, core)
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)[:, None, None]
+        front = near * (area <= (area * (core > 0)).amax(0))
+        log_allowed = _log_allowed(sure, partial, target.labels[boxed], near, core, front)
         loss = loss - (in_box * log_allowed).sum()
         weight = weight + in_box.sum()
     if background > 0:
@@ -113,7 +115,7 @@ def _image_loss(
 
 
 def _log_allowed(
-    sure: Tensor, partial: Tensor, labels: Tensor, near: Tensor, core: Tensor
+    sure: Tensor, partial: Tensor, labels: Tensor, near: Tensor, core: Tensor, front: Tensor
 ) -> Tensor:
     """Log of the probability of the classes that boxes allow in each cell.
 
@@ -123,6 +125,7 @@ def _log_allowed(
         near: (T, h, w) in 0-1: doubt of each box that touches a cell over the greatest there, so
             that a mask that is all but trusted hardly allows its class.
         core: the same, 0 beyond the cores of boxes.
+        front: the same, 0 except in cells of a core of that box or of a larger one.
 
     Returns:
         (h, w); 0 in cells that no box touches.
@@ -130,14 +133,14 @@ def _log_allowed(
     classes, row = torch.unique(labels, return_inverse=True)  # two boxes of a class count once
     index = row.to(sure.device, non_blocking=True)[:, None, None].expand_as(near)
     no_share = near.new_zeros(len(classes), *near.shape[1:])
-    in_core, in_box = (
-        no_share.scatter_reduce(0, index, share, "amax").movedim(0, -1) for share in (core, near)
+    in_front, in_box = (
+        no_share.scatter_reduce(0, index, share, "amax").movedim(0, -1) for share in (front, near)
     )  # (h, w, C)
     classes = classes.to(sure.device, non_blocking=True)
-    on_object = _log_sum(sure[..., classes], in_core)
+    on_object = _log_sum(sure[..., classes], in_front)
     allowed = torch.cat((in_box, in_box.amax(-1, keepdim=True).sign()), dim=-1)  # (h, w, C + 1)
     on_box = _log_sum(torch.cat((partial[..., classes], partial[..., -1:]), dim=-1), allowed)
-    certain = in_core.amax(-1)
+    certain = core.amax(0)
     return certain * on_object + (1 - certain) * on_box
 
 

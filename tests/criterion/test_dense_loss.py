@@ -104,6 +104,28 @@ def test_where_boxes_overlap_any_of_their_classes_will_do() -> None:
     torch.testing.assert_close(loss(batch, cells(batch)), -allowed.log().mean())
 
 
+def test_a_smaller_box_may_be_in_front_of_the_core_of_a_larger_one() -> None:
+    batch = make_batch(
+        rectangles((0, 0, 64, 64), (16, 16, 48, 48), labels=(0, 1), masked=False), task="instance"
+    )
+    small = torch.zeros(8, 8, dtype=torch.bool)
+    small[2:6, 2:6] = True  # the smaller box, and the core of the larger one
+    probability = cells(batch)[0].softmax(-1)
+    either = probability[..., :2].sum(-1)
+    terms = torch.where(small, either, probability[..., [0, -1]].sum(-1))
+    torch.testing.assert_close(loss(batch, cells(batch)), -terms.log().mean())
+
+    shifted = make_batch(
+        rectangles((0, 0, 64, 64), (0, 0, 32, 32), labels=(0, 1), masked=False), task="instance"
+    )
+    named = torch.zeros(1, 8, 8, CLASSES + 1)
+    named[..., 0] = 20.0
+    named[0, :4, :4, :2] = torch.tensor([0.0, 20.0])
+    assert loss(shifted, named) < 1e-6, "the smaller box in front of the larger one"
+    named[0, 1, 1, :2] = torch.tensor([20.0, 0.0])
+    assert loss(shifted, named) > 0.1, "its core, beyond that of the larger one, is its class"
+
+
 @pytest.mark.parametrize("masked", [True, False])
 def test_an_unannotated_class_is_not_a_negative(masked: bool) -> None:
     target = rectangles((4, 8, 32, 40), labels=(0,), masked=masked)
