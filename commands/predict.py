@@ -152,12 +152,12 @@ def predict(
     if taxonomy is None and not is_hugging_face(checkpoint):
         taxonomy = trained_classes(checkpoint)
     if taxonomy is not None:
-        _check_task(chosen_task, taxonomy)
+        _check_task(chosen_task, taxonomy, native)
     root, files, tally = _files(images, skip)
     if taxonomy is None:
         # Only now: a public model may have to be fetched.
         taxonomy = trained_classes(checkpoint)
-        _check_task(chosen_task, taxonomy)
+        _check_task(chosen_task, taxonomy, native)
 
     # Everything that can be refused has been: these imports take seconds.
     from segkit.export.prediction_files import write_native
@@ -212,8 +212,12 @@ def predict(
     _report(predictions, folders, tally, as_json)
 
 
-def _check_task(task: str, taxonomy: "Taxonomy") -> None:
-    """Refuse instance segmentation without things."""
+def _check_task(task: str, taxonomy: "Taxonomy", native: bool) -> None:
+    """Refuse instance segmentation without things, and class ids that no native PNG can hold."""
+    if native and task == "semantic":
+        from segkit.export.semantic_png import free_index
+
+        free_index(taxonomy)
     if task == "instance" and all(category.kind == "stuff" for category in taxonomy.categories):
         raise InputError(
             f"no class is a thing: {', '.join(taxonomy.names[:5])}",
@@ -246,7 +250,8 @@ def _taxonomy(
     vocabulary: str | None, classes: str | None, shards: "ShardSet | None"
 ) -> "Taxonomy | None":
     """The classes to predict, from the option that names them; None without one."""
-    from segkit.text.vocabulary import open_vocabulary, require_classes, taxonomy_from_names
+    from segkit.sources.vocabulary_file import open_vocabulary
+    from segkit.text.vocabulary import require_classes, taxonomy_from_names
 
     if vocabulary is not None and classes is not None:
         raise InputError("give --vocabulary or --classes", hint="give one of the two")

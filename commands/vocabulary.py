@@ -108,10 +108,10 @@ def encode(
     Example: segkit vocabulary encode coco-panoptic-133 --encoder clip:ViT-L-14/openai --templates
     imagenet
     """
+    from segkit.sources.vocabulary_file import open_vocabulary
     from segkit.text.embeddings import EmbeddingStore, words_of
     from segkit.text.encoding import Encoding
     from segkit.text.indistinct import indistinct_notes
-    from segkit.text.vocabulary import open_vocabulary
 
     known = known_taxonomies()
     sets = {name: shards for name in names or () if (shards := _shard_set(name)) is not None}

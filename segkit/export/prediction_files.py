@@ -5,16 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from segkit.atomic import new_file
+from segkit.atomic import new_directory, new_file
 from segkit.export.coco import export_panoptic
-from segkit.export.semantic_png import export_semantic
+from segkit.export.semantic_png import export_semantic, free_index
 from segkit.sample import Sample
 from segkit.shards.coco_image_ids import Id, coco_ids_by_sample, integer
 from segkit.shards.reader import ShardSet
 
 RESULTS = "results.json"
-_VOID_INDICES = (255, 0, 65535)
-"""Values that index PNGs use for pixels without a class, the usual one first."""
 
 
 def write_native(predictions: ShardSet, folder: Path, data: ShardSet | None = None) -> Path:
@@ -30,25 +28,24 @@ def write_native(predictions: ShardSet, folder: Path, data: ShardSet | None = No
 
     Args:
         predictions: the prediction set.
-        folder: is created.
+        folder: is created, or replaced.
         data: the set that was predicted, if one was.
 
     Raises:
-        InputError: the folder is not empty, or a class id does not fit in a PNG.
+        InputError: a class id does not fit in a PNG, or no index is left for void.
     """
-    match predictions.manifest.kind:
-        case "instance":
-            folder.mkdir(parents=True, exist_ok=True)
-            ids = _ids_as_numbers(predictions) if data is None else coco_ids_by_sample(data)
-            write_results(folder / RESULTS, predictions.samples(check_masks=True), ids)
-        case "panoptic":
-            export_panoptic(predictions, folder)
-        case "semantic":
-            classes = predictions.taxonomy.by_id
-            void = next(index for index in _VOID_INDICES if index not in classes)
-            export_semantic(predictions, folder, void=void)
-        case kind:
-            raise ValueError(f"a set of kind {kind} holds no predictions")
+    with new_directory(folder, replace=True) as draft:
+        match predictions.manifest.kind:
+            case "instance":
+                ids = _ids_as_numbers(predictions) if data is None else coco_ids_by_sample(data)
+                write_results(draft / RESULTS, predictions.samples(check_masks=True), ids)
+            case "panoptic":
+                export_panoptic(predictions, draft)
+            case "semantic":
+                void = free_index(predictions.taxonomy, predictions.path)
+                export_semantic(predictions, draft, void=void)
+            case kind:
+                raise ValueError(f"a set of kind {kind} holds no predictions")
     return folder
 
 

@@ -1,6 +1,7 @@
 """Exports index PNGs: one map of class ids for each image."""
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -22,9 +23,12 @@ from segkit.export.image_names import plan_names
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.sources.labels_file import write_labels
+from segkit.taxonomy import Taxonomy
 
 _DEFAULT_VOID = 255
 _MAX_INDICES = 2**16
+_FREE_INDICES = (_DEFAULT_VOID, 0, _MAX_INDICES - 1)
+"""Indices that are usual for pixels without a class, the most usual first."""
 
 
 def export_semantic(
@@ -109,11 +113,31 @@ def _check_indices(data: ShardSet, void: int) -> None:
         message = f"index {void} of pixels without a label does not fit in a PNG"
         hint = f"give --void an index from 0 to {_MAX_INDICES - 1} that no class has"
         raise InputError(message, file=data.path, hint=hint)
-    for category in data.taxonomy.categories:
+    _require_indices(data.taxonomy, data.path)
+
+
+def free_index(taxonomy: Taxonomy, file: object = None) -> int:
+    """An index for the pixels without a class in PNGs of class ids.
+
+    Raises:
+        InputError: a class id does not fit in a PNG, or each index is a class; names the file.
+    """
+    _require_indices(taxonomy, file)
+    indices = chain(_FREE_INDICES, range(_MAX_INDICES))
+    free = next((index for index in indices if index not in taxonomy.by_id), None)
+    if free is None:
+        message = f"its classes have all {_MAX_INDICES} indices of a PNG"
+        hint = "leave one for pixels without a class"
+        raise InputError(message, file=file, hint=hint)
+    return free
+
+
+def _require_indices(taxonomy: Taxonomy, file: object) -> None:
+    for category in taxonomy.categories:
         if not 0 <= category.id < _MAX_INDICES:
             message = f"the id {category.id} of class {category.name!r} does not fit in a PNG"
             hint = f"give the class an id from 0 to {_MAX_INDICES - 1} with `segkit relabel`"
-            raise InputError(message, file=data.path, hint=hint)
+            raise InputError(message, file=file, hint=hint)
 
 
 def _paint_indices(

@@ -59,6 +59,8 @@ class LabelList:
     categories: tuple[NativeCategory, ...]
     colors: dict[int, int]
     """R + 256 G + 65536 B -> index of the class; empty where classes have no colors."""
+    has_indices: bool = False
+    """Whether each line gives its index."""
 
 
 def read_labels(path: Path, first_label: int | None = None) -> LabelList:
@@ -86,7 +88,8 @@ def read_labels(path: Path, first_label: int | None = None) -> LabelList:
         if first_label is not None:
             message = "gives every class its own index"
             raise InputError(message, file=path, hint="omit --first-label")
-        return LabelList(tuple(NativeCategory(line.values[0], line.name) for line in lines), {})
+        natives = tuple(NativeCategory(line.values[0], line.name) for line in lines)
+        return LabelList(natives, {}, has_indices=True)
     numbered = enumerate(lines, start=first_label or 0)
     return LabelList(tuple(NativeCategory(index, line.name) for index, line in numbered), {})
 

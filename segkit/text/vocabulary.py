@@ -1,34 +1,12 @@
-"""Class names as taxonomies: shipped ones, JSON files, text files and lists of names."""
+"""Class names as taxonomies, and what the shipped taxonomies say of names."""
 
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
-from segkit import parse
 from segkit.errors import InputError, short
 from segkit.sample import Kind
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy, normalize
-
-
-def open_vocabulary(name_or_file: str) -> Taxonomy:
-    """Open a shipped taxonomy by name, a taxonomy JSON file, or a text file of class names.
-
-    Raises:
-        InputError: neither, or no class in it.
-    """
-    is_file = parse.exists(name_or_file)
-    if name_or_file in known_taxonomies() or (is_file and Path(name_or_file).suffix == ".json"):
-        return require_classes(load_taxonomy(name_or_file), name_or_file)
-    if not is_file:
-        known = ", ".join(known_taxonomies())
-        hint = f"give a JSON file, a text file with a class a line, or one of: {known}"
-        raise InputError(f"unknown vocabulary {name_or_file!r}", hint=hint)
-    names = [line for _, line in parse.read_lines(Path(name_or_file))]
-    try:
-        return taxonomy_from_names(names)
-    except InputError as error:
-        raise error.in_file(name_or_file) from error
 
 
 def require_classes(taxonomy: Taxonomy, file: object = None) -> Taxonomy:

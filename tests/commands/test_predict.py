@@ -320,6 +320,9 @@ def test_invalid_options_of_predict_are_one_clear_line(
     images, data = ("--images", tmp_path), ("--data", toy.path)
     stuff, empty = (*images, "--classes", "sky, grass"), tmp_path / "e.json"
     empty.write_text('{"name": "e", "categories": []}')
+    many = tmp_path / "labels.txt"
+    many.write_text("70000 sky")
+    native = ("--vocabulary", many, "--task", "semantic", "--native")
     calls: dict[str, tuple[object, ...]] = {
         "give --images DIR or --data SET": (),
         "give one of the two": (*images, *data),
@@ -328,6 +331,7 @@ def test_invalid_options_of_predict_are_one_clear_line(
         "inference.scores": (*data, "--set", "inference.scores=3"),
         "no class is a thing: sky, grass": (*stuff, "--task", "instance"),
         f"{empty}: no class names": (*images, "--vocabulary", empty),
+        "the id 70000 of class 'sky' does not fit": (*images, *native),
         "give one of fail, skip": (*images, "--classes", "cat", "--on-error", "ignore"),
     }
     for message, arguments in calls.items():

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from segkit.errors import InputError
 from segkit.export.coco import export_instances, export_panoptic
 from segkit.export.prediction_files import write_native, write_results
+from segkit.export.semantic_png import free_index
 from segkit.metrics.predictions import count_missing, open_predictions
 from segkit.sample import Sample
 from segkit.shards.header import Header
 from segkit.shards.manifest import SetKind
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
+from segkit.taxonomy import Category, Taxonomy
 from tests.metrics.scenes import segment
 from tests.shards.conftest import TAXONOMY
 
@@ -124,3 +127,39 @@ def test_panoptic_predictions_have_the_ids_of_the_ground_truth(tmp_path: Path, c
     for sample in truth.samples():
         prediction = opened.get(sample)
         assert prediction is not None and prediction.segments[0].mask == sample.segments[0].mask
+
+
+@pytest.mark.parametrize("kind", ["instance", "panoptic", "semantic"])
+def test_native_files_are_written_again(tmp_path: Path, kind: SetKind) -> None:
+    """As where `predict` runs twice, also if its predictions were deleted in between."""
+
+    def files() -> dict[str, bytes]:
+        paths = sorted(path for path in (tmp_path / "native").rglob("*") if path.is_file())
+        return {str(path): path.read_bytes() for path in paths}
+
+    _, predictions = sets_of(tmp_path, kind, IDS["names"])
+    write_native(predictions, tmp_path / "native")
+    first = files()
+    (tmp_path / "native" / "earlier.json").write_text("[]")
+    write_native(predictions, tmp_path / "native")
+    assert files() == first
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("ids", "free"),
+    [
+        ((1, 2), 255),
+        ((0, 255), 65535),
+        ((0, 1, 255, 65535), 2),
+        (range(65536), None),
+        ((-1,), None),
+    ],
+)
+def test_void_has_an_index_that_no_class_has(ids: tuple[int, ...], free: int | None) -> None:
+    taxonomy = Taxonomy("t", tuple(Category(number, str(number), "stuff") for number in ids))
+    if free is None:
+        with pytest.raises(InputError, match=r"classes have all 65536|id -1 of class"):
+            free_index(taxonomy)
+    else:
+        assert free_index(taxonomy) == free

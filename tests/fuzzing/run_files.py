@@ -17,9 +17,9 @@ from segkit.recipes.load import load_recipe
 from segkit.runs.open_run import load_run
 from segkit.shards.manifest_file import manifest_digest
 from segkit.shards.publish import MANIFEST
+from segkit.sources.vocabulary_file import open_vocabulary
 from segkit.text.encoding import load_templates
 from segkit.text.table import read_table
-from segkit.text.vocabulary import open_vocabulary
 from segkit.training import checkpoint
 from segkit.training.logging import evaluations
 from segkit.training.train import train

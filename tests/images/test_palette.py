@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segkit.images.palette import PALETTE, class_color
-from segkit.text.vocabulary import open_vocabulary
+from segkit.sources.vocabulary_file import open_vocabulary
 
 # Linear RGB without one kind of cone: Machado, Oliveira and Fernandes (2009), severity 1.0.
 CONES = {
