@@ -231,14 +231,23 @@ def _categories(data: ShardSet) -> list[dict[str, Any]]:
     for native in natives if isinstance(natives, list) else ():
         if not isinstance(native, dict):
             continue
-        category = remaining.get(integer(str(native.get("id"))) or 0)
+        class_id = _class_id(native.get("id"))
+        category = None if class_id is None else remaining.get(class_id)
         if category is not None and native.get("name") in (category.name, category.source_name):
-            rows.append({**native, "isthing": int(category.kind == "thing")})
+            changed = {"id": category.id, "isthing": int(category.kind == "thing")}
+            rows.append({**native, **changed})
             del remaining[category.id]
     for category in remaining.values():
         name = category.source_name or category.name
         rows.append({"id": category.id, "name": name, "isthing": int(category.kind == "thing")})
     return rows
+
+
+def _class_id(value: object) -> int | None:
+    """The id that conversion gives a class: sources write 1, "1" or 1.0."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return integer(str(value))
 
 
 def _annotation(
@@ -254,9 +263,13 @@ def _annotation(
     row["area"] = _shortest(segment.area)
     row["bbox"] = [_shortest(side) for side in segment.box]
     row["iscrowd"] = int(segment.is_crowd)
-    mask_from = None if segment.mask_from == "human" else segment.mask_from
-    extra = {"ignore": int(segment.ignore), "score": segment.score, "mask_from": mask_from}
-    return row | {key: value for key, value in extra.items() if value}
+    return row | ({"ignore": 1} if segment.ignore else {}) | _predicted(segment)
+
+
+def _predicted(segment: Segment) -> dict[str, Any]:
+    """`score` and `mask_from` of a segment, where it is not of a human."""
+    fields = {"score": segment.score, "mask_from": segment.mask_from}
+    return {key: value for key, value in fields.items() if value not in (None, "human")}
 
 
 def _full_instance(segment: Segment, sample: Sample) -> Segment:
@@ -321,7 +334,7 @@ def _segment_info(number: int, segment: Segment) -> dict[str, Any]:
         "bbox": [_shortest(side) for side in segment.box],
         "area": _shortest(segment.area),
     }
-    return row if segment.score is None else {**row, "score": segment.score}
+    return row | _predicted(segment)
 
 
 def _shortest(value: float) -> int | float:

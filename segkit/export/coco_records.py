@@ -51,6 +51,8 @@ class ImageRecords:
             "height": sample.height,
         }
         changed: dict[str, Any] = {key: v for key, v in fields.items() if key not in source}
+        # sources may say 0, and write numbers as floats
+        changed |= {"width": sample.width, "height": sample.height}
         if identifier(source, "id") != image_id:
             changed["id"] = image_id
         name = str(identifier(source, "file_name"))

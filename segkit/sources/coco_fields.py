@@ -5,12 +5,13 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from segkit.images.png import MAX_PIXELS
-from segkit.sample import Box
+from segkit.sample import Box, MaskSource
+from segkit.shards.rules import is_score
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, ImageError
 from segkit.taxonomy import Category, Taxonomy
@@ -162,6 +163,20 @@ def beyond_image(box: Box, width: int, height: int) -> bool:
     """Whether a box reaches more than a hundredth of a pixel beyond the image."""
     x, y, w, h = box
     return x < -0.01 or y < -0.01 or x + w > width + 0.01 or y + h > height + 0.01
+
+
+def score(value: Any) -> tuple[float | None, str | None]:
+    """The `score` of a record, as segkit's exports have it, and a warning."""
+    if value is None:
+        return None, None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (float(value), None) if is_number and is_score(value) else (None, "score-out-of-range")
+
+
+def mask_source(value: Any) -> MaskSource:
+    """The `mask_from` of a record, as segkit's exports have it; human where it has none."""
+    sources: tuple[MaskSource, ...] = get_args(MaskSource)
+    return next((source for source in sources if source == value), "human")
 
 
 def category(value: Any, taxonomy: Taxonomy) -> Category:

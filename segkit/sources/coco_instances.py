@@ -1,5 +1,6 @@
 """Converts COCO instances: polygons, run lengths, or only boxes, with any category list."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ import msgspec
 
 from segkit.file_names import relative_name
 from segkit.masks import rle
-from segkit.sample import Box, Kind, Sample, Segment
+from segkit.masks.boxes import with_margin
+from segkit.sample import Box, Kind, MaskSource, Sample, Segment
 from segkit.shards.manifest import SetKind
 from segkit.shards.rules import agrees, is_area, reaches
 from segkit.sources import coco_fields
@@ -20,7 +22,7 @@ from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, Tally
 from segkit.sources.source import ImageName, Record
 
-_EMPTY = (b"null", b"[]", b"{}", b'""')
+_EMPTY = re.compile(rb'null|""|\[\s*\]|\{\s*\}')
 _MAX_COORDINATE = 1e9  # pixels; a larger one is a wrong number
 _Content = list[tuple[bytes, bool, str]]
 """Raw annotations, each with whether its id is repeated and its class name."""
@@ -36,6 +38,9 @@ class Annotation(msgspec.Struct, frozen=True):
     area: float | None = None
     iscrowd: int | bool | None = None
     ignore: int | bool | None = None
+    score: Any = None
+    mask_from: Any = None
+    """`score` and `mask_from` are segkit's, of masks that a model predicted."""
 
 
 class RunLengths(msgspec.Struct, frozen=True):
@@ -160,9 +165,11 @@ class CocoInstances(CocoSource):
             warnings.append("no-mask")
         if mask is not None and mask.warning is not None:
             warnings.append(mask.warning)
+        mask_from = coco_fields.mask_source(annotation.mask_from)
         box, box_warning = _box(annotation, mask, width, height)
-        area, area_warning = _area(annotation.area, mask, box)
-        for code in (*warnings, box_warning, area_warning):
+        area, area_warning = _area(annotation.area, mask, box, mask_from)
+        score, score_warning = coco_fields.score(annotation.score)
+        for code in (*warnings, box_warning, area_warning, score_warning):
             if code is not None:
                 tally.warn(code, class_name)
         return Segment(
@@ -173,7 +180,8 @@ class CocoInstances(CocoSource):
             area=area,
             is_crowd=bool(annotation.iscrowd) and not self.crowds_as_objects,
             ignore=bool(annotation.ignore),
-            mask_from=None if mask is None else "human",
+            mask_from=None if mask is None else mask_from,
+            score=score if mask is not None or mask_from == "human" else None,
             source_id=None if annotation.id is None else str(annotation.id),
             source_polygon=None if mask is None else mask.polygons,
         )
@@ -230,7 +238,7 @@ def segmentation_text(raw: bytes) -> str | None:
     polygons of fewer than three points are left out beside others.
     """
     text = bytes(_ANNOTATION.decode(raw).segmentation).strip()
-    if text in _EMPTY:
+    if _EMPTY.fullmatch(text):
         return None
     return _read_polygons(text)[1] if text.startswith(b"[") else text.decode()
 
@@ -246,7 +254,7 @@ class _Mask:
 def _mask(raw: msgspec.Raw, width: int, height: int) -> _Mask | None:
     """The mask of a `segmentation`; None if there is none."""
     text = bytes(raw).strip()
-    if text in _EMPTY:
+    if _EMPTY.fullmatch(text):
         return None
     polygons: str | None = None
     try:
@@ -298,7 +306,7 @@ def _box(
     annotation: Annotation, mask: _Mask | None, width: int, height: int
 ) -> tuple[Box, str | None]:
     """The source's box, or the mask's tight one if that fits better; and a warning."""
-    bbox = annotation.bbox
+    bbox = annotation.bbox or None  # an empty list is no box
     if bbox is not None:
         # JSON as msgspec reads it has no NaN
         if len(bbox) != 4 or max(map(abs, bbox)) >= _MAX_COORDINATE:
@@ -306,7 +314,9 @@ def _box(
             raise AnnotationError("malformed-annotation", message)
         x, y, w, h = bbox
         box = (x, y, w, h)
-        if min(w, h) > 0 and (mask is None or reaches(box, mask.region.box)):
+        # pseudo-masks are clipped to their box with a margin
+        limits = with_margin(box) if annotation.mask_from == "pseudo" else box
+        if min(w, h) > 0 and (mask is None or reaches(limits, mask.region.box)):
             beyond = coco_fields.beyond_image(box, width, height)
             return box, "box-beyond-image" if beyond else None
     mask = mask or _mask(annotation.segmentation, width, height)
@@ -316,8 +326,13 @@ def _box(
     return mask.region.box, None if bbox is None else "box-mismatch"
 
 
-def _area(area: float | None, mask: _Mask | None, box: Box) -> tuple[float, str | None]:
-    """The source's area, or that of the mask or else of the box; and a warning."""
+def _area(
+    area: float | None, mask: _Mask | None, box: Box, mask_from: MaskSource
+) -> tuple[float, str | None]:
+    """The source's area, or that of the mask or else of the box; and a warning.
+
+    Predicted masks have the area of their pixels.
+    """
     region = mask.region if mask else None
     pixels = float(region.area) if region else box[2] * box[3]
     if area is None:
@@ -325,7 +340,8 @@ def _area(area: float | None, mask: _Mask | None, box: Box) -> tuple[float, str 
     if not is_area(area):
         return pixels, "negative-area"
     agreed = agrees(area, pixels, region.box if region else box)
-    return area, None if agreed else "area-mismatch"
+    is_exact = region is not None and mask_from != "human"
+    return pixels if is_exact else area, None if agreed else "area-mismatch"
 
 
 def _nested(polygons: bytes) -> bytes:

@@ -33,15 +33,22 @@ class _Annotation(msgspec.Struct, frozen=True):
     segments_info: list[msgspec.Raw]
 
 
+class _Numbered(msgspec.Struct, frozen=True):
+    id: int
+
+
 class _SegmentInfo(msgspec.Struct, frozen=True):
     id: int
     category_id: Any
     area: float | None = None
-    bbox: tuple[float, float, float, float] | None = None
+    bbox: list[float] | None = None
     iscrowd: int | bool | None = None
+    score: Any = None
+    mask_from: Any = None
 
 
 _ANNOTATION = msgspec.json.Decoder(_Annotation)
+_NUMBERED = msgspec.json.Decoder(_Numbered)
 _SEGMENT_INFO = msgspec.json.Decoder(_SegmentInfo)
 
 
@@ -164,8 +171,11 @@ class CocoPanoptic(CocoSource):
             raise AnnotationError("empty-mask", message)
         if info.area is not None and info.area != region.area:
             tally.warn("area-mismatch", class_name)
-        if info.bbox is not None and info.bbox != region.box:
+        if info.bbox and tuple(info.bbox) != region.box:
             tally.warn("box-mismatch", class_name)
+        score, score_warning = coco_fields.score(info.score)
+        if score_warning is not None:
+            tally.warn(score_warning, class_name)
         return Segment(
             class_id=category.id,
             kind=category.kind,
@@ -173,7 +183,8 @@ class CocoPanoptic(CocoSource):
             mask=region.counts,
             area=float(region.area),
             is_crowd=bool(info.iscrowd) and not self.crowds_as_objects,
-            mask_from="human",
+            mask_from=coco_fields.mask_source(info.mask_from),
+            score=score,
             source_id=str(info.id),
         )
 
@@ -208,7 +219,8 @@ def _counts(region: rle.Region | None) -> bytes | None:
 
 
 def _segment_id(raw: msgspec.Raw) -> int | None:
+    """The id of a raw segment, whatever its further fields hold."""
     try:
-        return _SEGMENT_INFO.decode(raw).id
+        return _NUMBERED.decode(raw).id
     except msgspec.DecodeError:
         return None

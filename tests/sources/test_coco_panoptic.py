@@ -121,6 +121,16 @@ def test_wrong_areas_and_boxes_are_warnings_and_pixels_win(tmp_path: Path) -> No
     assert report.ledger.annotations.warnings == {"area-mismatch": 1, "box-mismatch": 1}
 
 
+def test_a_segment_with_a_damaged_field_is_listed_all_the_same(tmp_path: Path) -> None:
+    data = coco_panoptic(tmp_path, 1)
+    infos(data)[0]["bbox"] = "left"
+    infos(data)[1]["bbox"] = []
+    write_json(tmp_path / "panoptic.json", data)
+    report = dry_run(opened(tmp_path))
+    assert codes(report) == {"malformed-annotation": 1}
+    assert not report.ledger.annotations.warnings
+
+
 def test_pixels_of_dropped_segments_become_void(tmp_path: Path) -> None:
     data = coco_panoptic(tmp_path, 1)
     infos(data)[0]["category_id"] = 99
