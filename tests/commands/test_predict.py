@@ -90,8 +90,7 @@ def test_images_that_differ_only_in_their_extension_keep_it(run: Path, tmp_path:
 
 
 def test_invalid_images_and_vocabularies_are_one_clear_line(run: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "empty"
-    folder.mkdir()
+    (folder := tmp_path / "empty").mkdir()
     shutil.copy(__file__, folder / "truncated.jpg")
     calls = {
         "truncated.jpg: truncated: not an image in a format that is read": (folder, "voc-20"),
@@ -307,9 +306,8 @@ def test_native_files_hold_the_same_predictions(
 
 
 def test_without_names_the_classes_are_those_of_the_training(run: Path, tmp_path: Path) -> None:
-    photo = tmp_path / "photo.png"
-    Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(photo)
-    out = tmp_path / "out"
+    photo, out = tmp_path / "photo.png", tmp_path / "out"
+    cv2.imwrite(str(photo), BLACK)
     invoke("predict", "--checkpoint", run, "--images", photo, "--device", "cpu", "--out", out)
     assert ShardSet.open(out / "predictions").taxonomy.names == TAXONOMY.names
 
@@ -318,11 +316,11 @@ def test_invalid_options_of_predict_are_one_clear_line(
     run: Path, toy: ShardSet, tmp_path: Path
 ) -> None:
     images, data = ("--images", tmp_path), ("--data", toy.path)
-    stuff, empty = (*images, "--classes", "sky, grass"), tmp_path / "e.json"
+    stuff = (*images, "--classes", "sky, grass")
+    empty, many = tmp_path / "e.json", tmp_path / "labels.txt"
     empty.write_text('{"name": "e", "categories": []}')
-    many = tmp_path / "labels.txt"
     many.write_text("70000 sky")
-    native = ("--vocabulary", many, "--task", "semantic", "--native")
+    beyond = ("--vocabulary", many, "--task", "semantic", "--native")
     calls: dict[str, tuple[object, ...]] = {
         "give --images DIR or --data SET": (),
         "give one of the two": (*images, *data),
@@ -331,7 +329,7 @@ def test_invalid_options_of_predict_are_one_clear_line(
         "inference.scores": (*data, "--set", "inference.scores=3"),
         "no class is a thing: sky, grass": (*stuff, "--task", "instance"),
         f"{empty}: no class names": (*images, "--vocabulary", empty),
-        "the id 70000 of class 'sky' does not fit": (*images, *native),
+        "the id 70000 of class 'sky' does not fit": (*images, *beyond),
         "give one of fail, skip": (*images, "--classes", "cat", "--on-error", "ignore"),
     }
     for message, arguments in calls.items():
@@ -345,8 +343,8 @@ def test_one_image_is_enough(run: Path, tmp_path: Path) -> None:
     common = ("--checkpoint", run, "--vocabulary", "voc-20", "--task", "panoptic", "--out", out)
     invoke("predict", "--images", photo, *common, "--native")
     (file,) = (out / "native" / "v1").glob("*.json")
-    ids = [image["id"] for image in json.loads(file.read_text())["images"]]
-    assert ids == [139], "the id that COCO's files use"
+    (image,) = json.loads(file.read_text())["images"]
+    assert image["id"] == 139, "the id that COCO's files use"
 
 
 def test_equal_predictions_make_no_new_version(run: Path, toy: ShardSet, tmp_path: Path) -> None:

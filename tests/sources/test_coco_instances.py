@@ -99,24 +99,6 @@ def test_both_run_length_encodings_with_holes_are_unchanged(tmp_path: Path, crow
         assert segment.area == mask.sum()
 
 
-@pytest.mark.parametrize("text", ["[ ]", "[\n  ]", "{ }", "{}", '""'])
-def test_an_empty_segmentation_may_hold_blanks(tmp_path: Path, text: str) -> None:
-    path = coco_instances(tmp_path, [{"bbox": BOX, "segmentation": "EMPTY"}])
-    path.write_text(path.read_text().replace('"EMPTY"', text))
-    source = open_coco_instances(path, tmp_path / "images")
-    (segment,) = samples(source)[0].segments
-    assert source.kind == "boxes" and segment.mask is None and list(segment.box) == BOX
-
-
-def test_an_empty_box_is_no_box(tmp_path: Path) -> None:
-    empty, missing = convert_one(
-        tmp_path, {"segmentation": [SQUARE[0]], "bbox": []}, {"segmentation": [SQUARE[0]]}
-    )
-    assert (empty.box, empty.mask) == (missing.box, missing.mask)
-    source = open_coco_instances(coco_instances(tmp_path, [{"bbox": []}]), tmp_path / "images")
-    assert codes(dry_run(source)) == {"degenerate-box": 1}
-
-
 @pytest.mark.parametrize("nothing", [{}, {"segmentation": None}, {"segmentation": []}])
 def test_an_annotation_without_a_mask_is_a_box(tmp_path: Path, nothing: dict[str, Any]) -> None:
     root = tmp_path

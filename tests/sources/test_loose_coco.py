@@ -47,6 +47,24 @@ def test_a_flat_polygon_list_is_one_polygon(tmp_path: Path) -> None:
     assert json.loads(flat.source_polygon) == [SQUARE]
 
 
+@pytest.mark.parametrize("text", ["[ ]", "[\n  ]", "{ }", "{}", '""'])
+def test_an_empty_segmentation_may_hold_blanks(tmp_path: Path, text: str) -> None:
+    path = opened(tmp_path, segmentation="EMPTY").file.path
+    path.write_text(path.read_text().replace('"EMPTY"', text))
+    source = open_coco_instances(path, tmp_path / "images")
+    (segment,) = samples(source)[0].segments
+    assert source.kind == "boxes" and segment.mask is None and segment.box == (2, 2, 10, 10)
+
+
+def test_an_empty_box_is_no_box(tmp_path: Path) -> None:
+    ((empty,), (missing,)) = (
+        samples(opened(tmp_path, bbox=value))[0].segments for value in ([], None)
+    )
+    assert empty == missing and empty.box == (2, 2, 10, 10)
+    nothing = dry_run(opened(tmp_path, bbox=[], segmentation=[]))
+    assert nothing.ledger.annotations.dropped == {"degenerate-box": 1}
+
+
 def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     opened(tmp_path)
     path = tmp_path / "instances.json"
