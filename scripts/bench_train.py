@@ -292,7 +292,13 @@ def scene(images: int, size: int, count: int) -> Batch:
         masks, known = down[:, :, None] & across[:, None], torch.ones(count, dtype=torch.bool)
         targets.append(
             Targets(
-                labels, labels < 80, known, masks, boxes, ~known, torch.zeros(size, size).bool()
+                labels,
+                labels < 80,
+                known,
+                PackedMasks.from_dense(masks),
+                boxes,
+                ~known,
+                torch.zeros(size, size).bool(),
             )
         )
     pixels = torch.rand(images, 3, size, size, generator=generator)
