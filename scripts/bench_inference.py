@@ -23,15 +23,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from experiments import run_script
-from torch import nn
+from forward_passes import Inputs, record_inputs, replay
 
-from segkit.distributed import autocast
 from segkit.inference.open_teacher import TeacherSpec
 from segkit.inference.outputs import predict_set
 from segkit.inference.pseudolabel import pseudolabel
@@ -40,8 +38,6 @@ from segkit.runs.run import Run
 from segkit.shards.reader import ShardSet
 from segkit.workers.devices import Workers
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-"""Arguments of a forward pass."""
 OnImage = Callable[[], None]
 Turn = Callable[[OnImage], object]
 """Labels all images; calls its argument once for each."""
@@ -163,27 +159,6 @@ def compare(
         )
         for key, rate in best.items()
     ]
-
-
-def record_inputs(model: nn.Module, work: Callable[[], object]) -> list[Inputs]:
-    """The arguments of every forward pass during a call."""
-    inputs: list[Inputs] = []
-
-    def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs.append((args, kwargs))
-
-    hook = model.register_forward_pre_hook(record, with_kwargs=True)
-    work()
-    hook.remove()
-    return inputs
-
-
-@torch.no_grad()
-def replay(run: Run, inputs: list[Inputs]) -> None:
-    """Run the forward passes by themselves."""
-    with autocast(run.recipe.inference.precision, run.device):
-        for args, kwargs in inputs:
-            run.model(*args, **kwargs)
 
 
 def replay_twice(run: Run, inputs: list[Inputs]) -> None:

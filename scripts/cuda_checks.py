@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-from cuda_bench import Bench, Row, read_batches
+from cuda_bench import MASK2FORMER, Bench, Row, read_batches
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from segkit.criterion import matcher, point_sampling
 from segkit.criterion.box_prompts import sample_box_prompts
+from segkit.criterion.point_sampling import random_points
 from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.batch import Batch
 from segkit.distributed import autocast
@@ -19,22 +23,25 @@ from segkit.runs.open_run import load_run
 from segkit.training import sharding
 from segkit.training.logging import StepRecord
 from segkit.training.setup import TrainingSetup
+from segkit.training.trainer import model_arguments
+
+CONFIGURATIONS = {"fpn": (), "deformable": MASK2FORMER}
+"""Changes to the recipe with which losses and gradients are compared."""
 
 
 def losses_and_gradients(bench: Bench) -> Iterator[Row]:
     """Losses and gradients of one batch on the device, against the CPU in float32."""
-    for data in (bench.panoptic, bench.boxes):
-        setup = bench.setup(data)
-        (_, batch), *_ = read_batches(setup, 1)
-        expected = _gradients(setup, batch, torch.device("cpu"))
-        losses, gradients = _gradients(setup, batch, bench.device)
-        name = data.manifest.kind
-        yield Row(
-            name, "largest relative difference of a loss", _relative(losses, expected[0]), 1e-3
-        )
-        yield Row(
-            name, "relative difference of the gradient", _distance(gradients, expected[1]), 1e-2
-        )
+    for parts, overrides in CONFIGURATIONS.items():
+        for data in (bench.panoptic, bench.boxes):
+            setup = bench.setup(data, *overrides)
+            (_, batch), *_ = read_batches(setup, 1)
+            expected = _gradients(setup, batch, torch.device("cpu"))
+            losses, gradients = _gradients(setup, batch, bench.device)
+            name = f"{data.manifest.kind}, {parts}"
+            difference = _relative(losses, expected[0])
+            yield Row(name, "largest relative difference of a loss", difference, 1e-3)
+            difference = _distance(gradients, expected[1])
+            yield Row(name, "relative difference of the gradient", difference, 1e-2)
 
 
 def precisions(bench: Bench) -> Iterator[Row]:
@@ -67,26 +74,35 @@ def compiled(bench: Bench) -> Iterator[Row]:
 
 def parallel(bench: Bench) -> Iterator[Row]:
     """Gradients under DDP and FSDP2 with one process, against those of the model as it is."""
-    setup = bench.setup(bench.panoptic)
-    (_, batch), *_ = read_batches(setup, 1)
-    expected = _gradients(setup, batch, bench.device)[1]
-    with _one_process(bench):
-        for name in ("ddp", "fsdp"):
-            model: nn.Module = _model(setup, bench.device)
-            if name == "ddp":
-                wrapped: nn.Module = DistributedDataParallel(model, find_unused_parameters=True)
-            else:
-                sharding.shard(model, bench.device)
-                wrapped = model
-            _backward(setup, wrapped, batch, bench.device)
-            gradients = {
-                key: value.grad.full_tensor() if hasattr(value.grad, "full_tensor") else value.grad
-                for key, value in model.named_parameters()
-                if value.grad is not None
-            }
-            yield Row(
-                name, "relative difference of the gradient", _distance(gradients, expected), 1e-3
-            )
+    for parts, overrides in CONFIGURATIONS.items():
+        setup = bench.setup(bench.panoptic, *overrides)
+        (_, batch), *_ = read_batches(setup, 1)
+        expected = _gradients(setup, batch, bench.device)[1]
+        with _one_process(bench):
+            for name in ("ddp", "fsdp"):
+                gradients = _parallel_gradients(name, setup, batch, bench.device)
+                difference = _distance(gradients, expected)
+                yield Row(
+                    f"{name}, {parts}", "relative difference of the gradient", difference, 1e-3
+                )
+
+
+def _parallel_gradients(
+    name: str, setup: TrainingSetup, batch: Batch, device: torch.device
+) -> dict[str, Tensor]:
+    """Gradients of a fresh model on a batch, under `ddp` or `fsdp`."""
+    model = wrapped = _model(setup, device)
+    if name == "ddp":
+        wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    else:
+        sharding.shard(model, device)
+    _backward(setup, wrapped, batch, device)
+    gradients = {key: value.grad for key, value in model.named_parameters()}
+    return {
+        key: value.full_tensor() if isinstance(value, DTensor) else value
+        for key, value in gradients.items()
+        if value is not None
+    }
 
 
 def resumed(bench: Bench) -> Iterator[Row]:
@@ -109,7 +125,10 @@ def resumed(bench: Bench) -> Iterator[Row]:
 
 def _model(setup: TrainingSetup, device: torch.device) -> DataSeg:
     torch.manual_seed(0)
-    return DataSeg(setup.recipe.model).to(device)
+    model = DataSeg(setup.recipe.model).to(device)
+    if setup.recipe.training.activation_checkpointing:
+        model.recompute_activations()
+    return model
 
 
 def _text(model: DataSeg, device: torch.device) -> Tensor:
@@ -135,18 +154,34 @@ def _backward(
     precision: str = "fp32",
 ) -> dict[str, float]:
     """Take the steps of `Trainer.train_step` up to the gradients; returns the losses."""
-    config = setup.recipe.loss
+    recipe, config = setup.recipe, setup.recipe.loss
     embeddings = setup.datasets[0].embeddings.to(device)
     criterion = SetCriterion(config, {batch.dataset: embeddings.is_thing})
     torch.manual_seed(1)
     batch = batch.to(device)
     prompts = sample_box_prompts(batch, config, torch.default_generator)
     model.train()
-    with autocast(precision, device):
-        outputs = model(batch.images, embeddings.text, prompts)
-        losses = criterion(outputs, batch, prompts, step=0)
+    with autocast(precision, device), _points_of_cpu():
+        arguments = model_arguments(batch, recipe, embeddings.things)
+        outputs = model(batch.images, embeddings.text, prompts, **arguments)
+        noised = arguments.get("noised")
+        losses = criterion(outputs, batch, prompts, step=0, noised=noised)
     torch.stack(list(losses.values())).sum().backward()
     return {name: float(value.detach()) for name, value in losses.items()}
+
+
+@contextmanager
+def _points_of_cpu() -> Iterator[None]:
+    """Draw the points of the losses on the CPU, so that every device compares the same ones."""
+
+    def draw(maps: int, count: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        points = random_points(maps, count, size, torch.default_generator)
+        return points.to(generator.device)
+
+    with ExitStack() as stack:
+        for module in (matcher, point_sampling):
+            stack.enter_context(patch.object(module, "random_points", draw))
+        yield
 
 
 def _relative(values: dict[str, float], expected: dict[str, float]) -> float:

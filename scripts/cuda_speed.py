@@ -9,12 +9,12 @@ from pathlib import Path
 import timm
 import torch
 from cuda_bench import Bench, Row, read_batches
+from forward_passes import record_inputs, replay
 from safetensors.torch import save_file
 from torch import Tensor
 
 from segkit.distributed import autocast
 from segkit.inference.outputs import predict_set
-from segkit.inference.pipeline import image_crop
 from segkit.inference.pseudolabel import pseudolabel
 from segkit.model.deformable import DeformableAttention
 from segkit.model.sampling import Scales
@@ -59,30 +59,26 @@ def deformable_attention(bench: Bench) -> Iterator[Row]:
 
 
 def inference(bench: Bench) -> Iterator[Row]:
-    """Images and boxes a second of `predict` and `pseudolabel`, against the bare forward pass."""
+    """Images and boxes a second of `predict` and `pseudolabel`, against their forward passes."""
     precision = "bf16" if bench.device.type == "cuda" else "fp32"
     run = load_run(bench.run, str(bench.device), [f"inference.precision={precision}"])
-    config = run.recipe.inference
-    data, text = bench.panoptic, run.class_embeddings(bench.panoptic.taxonomy).text
-    sample = data.sample(0)
-    height, width = image_crop(sample.height, sample.width, config).padded_size
-    images = torch.rand(config.batch_size, 3, height, width, device=bench.device)
+    scenes, boxes = bench.panoptic, bench.boxes
 
-    @torch.no_grad()
-    def bare() -> None:
-        with autocast(precision, bench.device):
-            run.model(images, text, aux_outputs=False)
+    def predict() -> None:
+        predict_set(run, scenes, "panoptic", bench.out / "predicted")
 
-    rate = config.batch_size / bench.seconds(bare)
-    predicted = bench.seconds(
-        lambda: predict_set(run, data, "panoptic", bench.out / "predicted"), 1
-    )
-    yield Row("predict", "images/s of the bare forward pass", rate)
-    yield Row("predict", "images/s", len(data) / predicted)
-    _, transfer = pseudolabel(run, bench.boxes, bench.out / "masks")
-    labeled = bench.seconds(lambda: pseudolabel(run, bench.boxes, bench.out / "masks"), 1)
-    yield Row("pseudolabel", "boxes/s", transfer.boxes / labeled)
-    yield Row("pseudolabel", "images/s", len(bench.boxes) / labeled)
+    def label() -> None:
+        pseudolabel(run, boxes, bench.out / "masks")
+
+    images, prompts = len(scenes), boxes.manifest.statistics.boxes_only
+    for name, unit, count, work in (
+        ("predict", "images/s", images, predict),
+        ("pseudolabel", "boxes/s", prompts, label),
+    ):
+        inputs = record_inputs(run.model, work)
+        bare = bench.seconds(lambda inputs=inputs: replay(run, inputs))
+        yield Row(name, f"{unit} of the bare forward pass", count / bare)
+        yield Row(name, unit, count / bench.seconds(work, 1))
 
 
 def loader(bench: Bench) -> Iterator[Row]:

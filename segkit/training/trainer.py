@@ -27,6 +27,7 @@ from segkit.distributed import autocast, full_tensor, gradient_sync
 from segkit.errors import SegkitError
 from segkit.file_names import safe_name
 from segkit.model.dataseg import DataSeg
+from segkit.recipes.schema import Recipe
 from segkit.runs.run_manifest import CHECKPOINTS, PICTURES
 from segkit.stopping import StoppedError, StopSignal, stop_on_signal
 from segkit.training import checkpoint, sharding
@@ -54,6 +55,26 @@ class Callbacks:
     on_step: Callable[[StepRecord], None] = lambda record: None
     on_evaluation: Callable[[int, str, dict[str, Any]], None] = lambda step, name, metrics: None
     """Step, data set and metrics."""
+
+
+def model_arguments(batch: Batch, recipe: Recipe, things: Tensor) -> dict[str, Any]:
+    """Keyword arguments of the model in a training step: the outputs and queries that run.
+
+    Args:
+        batch: the images, on the device of the model.
+        recipe: of the training.
+        things: classes of the batch's data set that are things, as in `ClassEmbeddings.things`.
+    """
+    arguments: dict[str, Any] = {"dense": recipe.loss.dense > 0}
+    if not recipe.model.foreground:
+        return arguments | {"learned_queries": recipe.loss.matching}
+    return arguments | {
+        "learned_queries": runs_learned_queries(batch.task),
+        "supervised_boxes": supervises_boxes(batch.task),
+        "things": things,
+        "padding": batch.padding(),
+        "noised": sample_denoising(batch, recipe.loss, torch.default_generator),
+    }
 
 
 class Trainer:
@@ -157,11 +178,9 @@ class Trainer:
                     prompts = sample_box_prompts(batch, config.loss, torch.default_generator)
                     text = self.text[batch.dataset]
                     assist = self._assist_masks(batch, text)
-                    groups = self._query_groups(batch)
-                    noised = groups.get("noised")
-                    outputs = self.parallel_model(
-                        batch.images, text, prompts, dense=config.loss.dense > 0, **groups
-                    )
+                    arguments = model_arguments(batch, config, self.things[batch.dataset])
+                    noised = arguments.get("noised")
+                    outputs = self.parallel_model(batch.images, text, prompts, **arguments)
                     losses = self.criterion(outputs, batch, prompts, self.step, assist, noised)
                 del outputs  # all layers' mask logits, which the backward pass does not need
                 loss = torch.stack(list(losses.values())).sum() * share
@@ -277,18 +296,6 @@ class Trainer:
             weight_of = {data.name: data.weight for data in self.setup.datasets}
             weights = [weight_of[batch.dataset] for batch in batches]
         return [weight / sum(weights) for weight in weights]
-
-    def _query_groups(self, batch: Batch) -> dict[str, Any]:
-        """The query groups that run on a batch, as arguments of the model."""
-        if not self.recipe.model.foreground:
-            return {"learned_queries": self.recipe.loss.matching}
-        return {
-            "learned_queries": runs_learned_queries(batch.task),
-            "supervised_boxes": supervises_boxes(batch.task),
-            "things": self.things[batch.dataset],
-            "padding": batch.padding(),
-            "noised": sample_denoising(batch, self.recipe.loss, torch.default_generator),
-        }
 
     def _seed_noise(self) -> None:
         """Make the noise of a step (points, box noise) a function of seed, step and rank.
