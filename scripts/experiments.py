@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,25 +59,45 @@ def parse(parser: argparse.ArgumentParser, *pinned: str) -> argparse.Namespace:
 
     Args:
         parser: from `options`.
-        pinned: arguments, beside --recipe, --steps and --set, that all calls with the same --out
-            must share: the name of a run or a figure says nothing of them.
+        pinned: arguments, beside --recipe, --steps and --set, to `pin`: the name of a run or a
+            figure says nothing of them.
 
     Raises:
         InputError: --out holds runs of other arguments.
     """
     arguments = parser.parse_args()
-    values = {key: getattr(arguments, key) for key in ("recipe", "steps", "set", *pinned)}
-    file: Path = arguments.out / "settings.json"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(values, indent=1) + "\n")
-    kept = json.loads(file.read_text())
-    for key, value in values.items():
-        if kept.get(key, value) != value:
-            option = key.replace("_", "-")
-            message = f"--{option} is {value}, but the runs here were made with {kept[key]}"
-            raise InputError(message, file=file, hint="give another --out")
+    pin(arguments, {key: getattr(arguments, key) for key in ("recipe", "steps", "set", *pinned)})
     return arguments
+
+
+def pin(arguments: argparse.Namespace, values: Mapping[str, object]) -> None:
+    """Pin values that all calls with the same --out must share, in its settings.json.
+
+    While --out holds neither runs nor figures, later calls may change them.
+
+    Args:
+        arguments: from `parse`; keeps all pinned values, for `train_once`.
+        values: by the name of an argument or of an input, as JSON.
+
+    Raises:
+        InputError: --out holds runs of other values.
+    """
+    arguments.pinned = getattr(arguments, "pinned", {}) | values
+    file: Path = arguments.out / "settings.json"
+    kept = json.loads(file.read_text()) if file.exists() and has_results(arguments.out) else {}
+    for key, value in arguments.pinned.items():
+        if kept.get(key, value) != value:
+            name = f"--{key.replace('_', '-')}" if hasattr(arguments, key) else f"the {key}"
+            message = f"{name} is {value}, but the runs here were made with {kept[key]}"
+            raise InputError(message, file=file, hint="give another --out")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(kept | arguments.pinned, indent=1) + "\n")
+
+
+def has_results(out: Path) -> bool:
+    """Whether an output directory holds a run, finished or not, or a figure."""
+    folders = (out / "runs", out / "figures")
+    return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
 
 
 def backbone_overrides(weights: Path) -> list[str]:
@@ -105,6 +125,7 @@ def train_once(
     """
     folder: Path = arguments.out / "runs" / f"{name}-seed{seed}"
     if not versions(folder):
+        pin(arguments, {})  # a call with other values may have been faster
         stderr.print(f"{folder.name} ...")
         train(
             arguments.recipe,

@@ -1,20 +1,42 @@
-"""Every row of an experiment is a recipe."""
+"""Experiments: every row is a recipe, and results of other settings or inputs are not reused."""
 
 import importlib
+import json
+import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from segkit.errors import InputError
 from segkit.recipes.load import load_recipe
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
+Parse = Callable[..., Namespace]
 
 
-def test_rows_of_openseed_are_recipes_that_share_their_queries(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def experiments(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(SCRIPTS)
+    return importlib.import_module("experiments")
+
+
+@pytest.fixture
+def parse(experiments: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Parse:
+    """Parse a command line of an experiment in `tmp_path`; pins --sets beside the default ones."""
+
+    def parse(*words: str) -> Namespace:
+        parser = experiments.options(None, out=str(tmp_path / "out"), seeds=[0])
+        monkeypatch.setattr(sys, "argv", ["experiment", *words])
+        arguments: Namespace = experiments.parse(parser)
+        return arguments
+
+    return parse
+
+
+def test_rows_of_openseed_are_recipes_that_share_their_queries(experiments: ModuleType) -> None:
     experiment = importlib.import_module("experiment_openseed")
     arguments = Namespace(recipe="dataseg-mini", steps=100, set=["training.precision=bf16"])
     for name, row in experiment.ROWS.items():
@@ -26,3 +48,25 @@ def test_rows_of_openseed_are_recipes_that_share_their_queries(
         assert learned == ("decoupled" in name and "topk" not in name), name
         assert recipe.loss.box_assist == row.assist, name
         assert recipe.loss.box_assist_start == (25 if row.assist != "off" else 500), name
+
+
+@pytest.mark.parametrize("folder", ["runs", "figures"])
+def test_settings_are_pinned_by_the_first_result(parse: Parse, tmp_path: Path, folder: str) -> None:
+    parse("--recipe", "a-typo")
+    parse("--steps", "7")
+    (tmp_path / "out" / folder / "row-seed0").mkdir(parents=True)
+    parse("--steps", "7", "--seeds", "1", "2")
+    with pytest.raises(InputError, match="--steps is 8, but the runs here were made with 7"):
+        parse("--steps", "8")
+    kept = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert kept == {"recipe": "dataseg-mini", "steps": 7, "set": []}
+
+
+def test_a_run_of_changed_settings_is_refused(
+    experiments: ModuleType, parse: Parse, tmp_path: Path
+) -> None:
+    slow = parse("--steps", "7")
+    parse("--steps", "8")
+    (tmp_path / "out" / "runs" / "row-seed0").mkdir(parents=True)
+    with pytest.raises(InputError, match="--steps is 7"):
+        experiments.train_once("row", 1, [], [], slow)
