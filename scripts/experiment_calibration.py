@@ -266,9 +266,10 @@ def main() -> None:
     arguments = parser.parse_args()
     run = load_run(arguments.checkpoint, arguments.device)
     data, truth = ShardSet.open(arguments.data), ShardSet.open(arguments.truth)
+    key = "-".join(item.manifest.digest[:12] for item in (run, data, truth))
     console, arms = Console(), {}
     for number, (name, views) in enumerate(ARMS.items()):
-        file = arguments.out / f"{run.manifest.digest[:12]}-{number}.pickle"
+        file = arguments.out / f"{key}-{number}.pickle"
         arms[name] = kept(file, lambda views=views: predict(run, data, truth, views))
     boxes = {name: scored(images) for name, images in arms.items()}
     masked = {}

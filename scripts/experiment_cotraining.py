@@ -30,6 +30,7 @@ from experiments import (
     markdown,
     options,
     parse,
+    pin_inputs,
     run_script,
     scene_sets,
     train_once,
@@ -61,6 +62,8 @@ FIGURES = {
     "boxes": ("AP", ("ap",)),
 }
 """Data set -> name of its figure, and the path of its value in the metrics."""
+REAL_SETS = {"semantic": "camvid", "panoptic": "coco", "boxes": "standin"}
+"""Data set -> name of the real one."""
 Curve = list[tuple[int, float]]
 """Step and figure of each evaluation."""
 Results = dict[tuple[str, ...], list[dict[str, Curve]]]
@@ -107,11 +110,10 @@ def real_sets(sets: Path, out: Path) -> Sets:
     """CamVid, COCO panoptic and the stand-in for Objects365 that scripts/real.py converted."""
     file = REAL_DATA / "objects365_standin" / "annotations" / "o365_instance_seg_val.json"
     hidden = hidden_masks(file, REAL_DATA / "coco", out / "standin-masks")
-    folders = {"semantic": "camvid", "panoptic": "coco", "boxes": "standin"}
     return Sets(
         backbone_overrides(REAL_DATA / WEIGHTS),
         titles={"semantic": "CamVid", "panoptic": "COCO", "boxes": "stand-in"},
-        train={name: resolve(sets / f"{folder}-train") for name, folder in folders.items()},
+        train={name: resolve(sets / f"{folder}-train") for name, folder in REAL_SETS.items()},
         val={
             "semantic": resolve(sets / "camvid-val"),
             "panoptic": resolve(sets / "coco-val"),
@@ -209,6 +211,9 @@ def main() -> None:
     )
     arguments = parse(parser, "data", "per_set", "points")
     scenes = arguments.data == "scenes"
+    if not scenes:
+        names = [f"{name}-{part}" for name in REAL_SETS.values() for part in ("train", "val")]
+        pin_inputs(arguments, names, REAL_DATA / WEIGHTS)
     sets = demo_sets(arguments.out) if scenes else real_sets(arguments.sets, arguments.out)
     results: Results = {}
     for seed in arguments.seeds:

@@ -23,6 +23,7 @@ from experiments import (
     markdown,
     options,
     parse,
+    pin_inputs,
     run_script,
     train_once,
 )
@@ -125,6 +126,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
     arguments = parse(parser)
+    pin_inputs(arguments, [f"{name}-train" for name in SAMPLING_WEIGHTS], arguments.data / WEIGHTS)
     results: dict[tuple[str, float], list[Figures]] = {}
     for arm in arguments.arms:
         shares = [0.0] if arm == "off" else arguments.shares

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import (
+    DIGEST,
     REAL_DATA,
     WEIGHTS,
     all_masks,
@@ -29,6 +30,8 @@ from experiments import (
     markdown,
     options,
     parse,
+    pin,
+    pin_inputs,
     run_script,
     scene_sets,
     slug,
@@ -47,7 +50,8 @@ from segkit.inference.teacher import Teacher
 from segkit.metrics.box_prompt_iou import evaluate_box_prompts
 from segkit.metrics.evaluate import evaluate
 from segkit.runs.open_run import load_run
-from segkit.shards.publish import versions
+from segkit.runs.run_manifest import manifest_of
+from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 
 SCENES = 500
@@ -55,6 +59,7 @@ SCENES = 500
 SEED = 1
 """Of the new scenes; the demo's own have 0."""
 ROWS = ("boxes", "ellipses", "pseudo-masks", "true masks")
+REAL_SETS = ("standin-train", "standin-val", "standin-truth")
 FIGURES = {
     "label_iou": ("IoU of the labels", 3),
     "mask_ap": ("mask AP", 1),
@@ -94,8 +99,7 @@ def demo_sets(out: Path) -> Sets:
 
 def real_sets(sets: Path, out: Path) -> Sets:
     """Open the stand-in for Objects365 that scripts/real.py converted, and its true masks."""
-    names = ("standin-train", "standin-val", "standin-truth")
-    boxes, val, hidden = (ShardSet.open(sets / name) for name in names)
+    boxes, val, hidden = (ShardSet.open(sets / name) for name in REAL_SETS)
     truth = true_masks(REAL_DATA / "coco", out / "true-masks")
     return Sets(tuple(backbone_overrides(REAL_DATA / WEIGHTS)), boxes, truth, val, hidden)
 
@@ -175,8 +179,10 @@ def main() -> None:
     arguments = parse(parser, "data")
     if (arguments.data == "real") != (arguments.labeler is not None):
         parser.error("--data real needs --labeler, and only it takes one")
-    arguments.out.mkdir(parents=True, exist_ok=True)
     is_real = arguments.data == "real"
+    if is_real:
+        pin(arguments, {f"{DIGEST} of the labeler": manifest_of(resolve(arguments.labeler)).digest})
+        pin_inputs(arguments, REAL_SETS, REAL_DATA / WEIGHTS)
     sets = real_sets(arguments.sets, arguments.out) if is_real else demo_sets(arguments.out)
     rows = rows_of(Experiment(sets, arguments), arguments.rows, list(arguments.seeds))
     changes = "".join(f" --set {item}" for item in arguments.set)

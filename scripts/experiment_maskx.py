@@ -34,6 +34,7 @@ from experiments import (
     markdown,
     options,
     parse,
+    pin_inputs,
     run_script,
     scene_sets,
     train_once,
@@ -325,6 +326,9 @@ def main() -> None:
     pages = []
     for title in arguments.directions:
         direction = DIRECTIONS[title]
+        if not direction.queries:
+            names = (direction.train, direction.val)
+            pin_inputs(arguments, names, arguments.data / WEIGHTS)
         arms = [name for name in arguments.arms if ARMS[name].queries == direction.queries]
         measured: dict[str, dict[int, dict[str, float]]] = {}
         for seed in arguments.seeds:

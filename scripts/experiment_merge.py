@@ -23,6 +23,7 @@ from experiments import (
     markdown,
     options,
     parse,
+    pin_inputs,
     run_script,
     train_once,
 )
@@ -38,6 +39,7 @@ from segkit.shards.reader import ShardSet
 
 THRESHOLDS: Mapping[str, float] = {"default": 0.5, "arg-max": 0.0, "nothing merged": 1.0}
 """Values of `loss.merge_threshold`, by name."""
+SETS = ("coco-train", "camvid-train", "coco-val", "camvid-val")
 COLUMNS = ("threshold", "COCO PQ", "CamVid mIoU")
 
 
@@ -80,6 +82,7 @@ def main() -> None:
         "--thresholds", nargs="+", choices=THRESHOLDS, default=list(THRESHOLDS), metavar="NAME"
     )
     arguments = parse(parser)
+    pin_inputs(arguments, SETS, arguments.weights)
     sets: Path = arguments.sets
     arguments.data = [(str(resolve(sets / f"{name}-train")), 1.0) for name in ("coco", "camvid")]
     panoptic, semantic = (ShardSet.open(sets / f"{name}-val") for name in ("coco", "camvid"))

@@ -30,6 +30,7 @@ from experiments import (
     markdown,
     options,
     parse,
+    pin_inputs,
     run_script,
     scene_sets,
     slug,
@@ -105,6 +106,8 @@ ROWS: Mapping[str, Row] = {
     ),
 }
 
+REAL_SETS = ("coco-train", "standin-train", "coco-val", "standin-val", "standin-truth")
+
 
 @dataclass(frozen=True)
 class Sets:
@@ -131,9 +134,8 @@ def demo_sets(out: Path) -> Sets:
 
 def real_sets(sets: Path) -> Sets:
     """Open COCO panoptic and the stand-in for Objects365 that scripts/real.py converted."""
-    names = ("coco-train", "standin-train", "coco-val", "standin-val", "standin-truth")
     overrides = tuple(backbone_overrides(REAL_DATA / WEIGHTS))
-    return Sets(overrides, *(ShardSet.open(sets / name) for name in names))
+    return Sets(overrides, *(ShardSet.open(sets / name) for name in REAL_SETS))
 
 
 def wrong_boxes(data: ShardSet, kind: str, folder: Path) -> ShardSet:
@@ -288,6 +290,8 @@ def main() -> None:
     parser.add_argument("--data", choices=("scenes", "real"), default="scenes")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
     arguments = parse(parser, "data")
+    if arguments.data == "real":
+        pin_inputs(arguments, REAL_SETS, REAL_DATA / WEIGHTS)
     sets = demo_sets(arguments.out) if arguments.data == "scenes" else real_sets(arguments.sets)
     results: Results = {}
     for seed in arguments.seeds:

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from segkit.commands.common import stderr, table
 from segkit.sample import Sample
-from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 from segkit.shards.split import split
 from segkit.training.train import train
@@ -65,14 +64,9 @@ def main() -> None:
     data = ShardSet.open(arguments.data)
     samples = [s for s in data.samples() if len(s.segments) >= arguments.min_segments]
     selected = sorted(samples, key=smallest_share, reverse=True)[: arguments.images]
-    if not versions(arguments.out / "sets" / "few"):
-        split(
-            data,
-            arguments.out / "sets",
-            {sample.id: "few" for sample in selected},
-            {"images": arguments.images},
-        )
-    few = str(resolve(arguments.out / "sets" / "few"))
+    parts = {sample.id: "few" for sample in selected}
+    made_by = {"images": arguments.images, "min_segments": arguments.min_segments}
+    few = str(split(data, arguments.out / "sets", parts, made_by, force=False)["few"].path)
     overrides = [
         *NO_AUGMENTATION,
         f"data.image_size={arguments.size}",

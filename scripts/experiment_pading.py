@@ -31,6 +31,7 @@ from experiments import (
     markdown,
     options,
     parse,
+    pin_inputs,
     run_script,
     train_once,
 )
@@ -95,7 +96,7 @@ CAMVID = (
 
 def scenes(arguments: argparse.Namespace) -> Part:
     """Generated scenes; images with a held-out combination are dropped from training."""
-    folder: Path = arguments.out / "scenes"
+    folder: Path = arguments.out / f"scenes-{arguments.scenes}"
     if not versions(folder / "seen"):
         stderr.print("generate the scenes ...")
         train = write_scenes(folder / "train", arguments.scenes, seed=1)
@@ -108,6 +109,7 @@ def scenes(arguments: argparse.Namespace) -> Part:
 def camvid(arguments: argparse.Namespace) -> Part:
     """CamVid; the pixels of the held-out classes are void in training."""
     folder: Path = arguments.out / "camvid"
+    pin_inputs(arguments, ("camvid-train", "camvid-val"), arguments.data / WEIGHTS)
     if not versions(folder / "seen"):
         train, split = ShardSet.open(arguments.sets / "camvid-train"), CAMVID_SPLIT
         split_zero_shot(train, folder, split, "ignore-pixels", {})
@@ -216,7 +218,7 @@ def main() -> None:
         help="change a setting of the second stage",
     )
     parser.add_argument("--train-only", action="store_true", help="train the runs and stop")
-    arguments = parse(parser, "part", "scenes")
+    arguments = parse(parser, "part", "scenes", "arm_set")
     part = PARTS[arguments.part](arguments)
     if arguments.train_only:
         for seed in arguments.seeds:

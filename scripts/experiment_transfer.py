@@ -34,6 +34,7 @@ from experiments import (
     mean_interval,
     options,
     parse,
+    pin_inputs,
     run_script,
     slug,
     train_once,
@@ -52,6 +53,8 @@ from segkit.training.selftrain import selftrain
 
 BOXES, OTHER_MASKS = {"standin-train": 1.0}, {"coco-train": 6.0, "camvid-train": 1.0}
 TRUE_MASKS, STUFF, PASTED = "standin-masks", "coco-stuff-as-things", "standin-pasted"
+SETS = ("standin-train", "standin-val", "standin-truth", "coco-train", "coco-val", "camvid-train")
+"""Sets of scripts/real.py that some row reads."""
 OFF = ("loss.max_box_prompts=0", "model.prompt_maps=false")
 ONE_PROMPT = ("loss.max_box_prompts=1", "model.prompt_maps=false")
 MAPS = ("loss.max_box_prompts=1", "model.prompt_maps=true")
@@ -245,7 +248,7 @@ def main() -> None:
         "--layer-weight", type=float, default=6.0, help="sampling weight of the pseudo-masks"
     )
     arguments = parse(parser, "round_steps", "layer_weight")
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    pin_inputs(arguments, SETS, REAL_DATA / WEIGHTS)
     experiment = Experiment(arguments)
     changes = "".join(f" --set {item}" for item in arguments.set)
     title = f"{arguments.steps} steps{changes}, seeds {list(arguments.seeds)}"

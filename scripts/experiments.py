@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from segkit.inference.run_teacher import RunTeacher
 from segkit.inference.teacher import Teacher
 from segkit.runs.open_run import load_run
 from segkit.shards.publish import resolve, versions
+from segkit.shards.reader import ShardSet
+from segkit.storage import file_sha256
 from segkit.training.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +27,8 @@ REAL_DATA = Path(os.environ.get("SEGKIT_REAL_DATA", ROOT / ".." / "shared" / "da
 WEIGHTS = Path("weights", "mobilenetv2_100.safetensors")
 """Backbone weights, inside the folder of the real data."""
 FROZEN_NORM = "model.freeze_norm=true"
+DIGEST = "digest"
+"""Start of the names of inputs in settings.json."""
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -73,7 +77,8 @@ def parse(parser: argparse.ArgumentParser, *pinned: str) -> argparse.Namespace:
 def pin(arguments: argparse.Namespace, values: Mapping[str, object]) -> None:
     """Pin values that all calls with the same --out must share, in its settings.json.
 
-    While --out holds neither runs nor figures, later calls may change them.
+    While --out holds neither runs nor figures, later calls may change them; those of inputs, from
+    which an experiment makes sets in --out, stay.
 
     Args:
         arguments: from `parse`; keeps all pinned values, for `train_once`.
@@ -84,7 +89,9 @@ def pin(arguments: argparse.Namespace, values: Mapping[str, object]) -> None:
     """
     arguments.pinned = getattr(arguments, "pinned", {}) | values
     file: Path = arguments.out / "settings.json"
-    kept = json.loads(file.read_text()) if file.exists() and has_results(arguments.out) else {}
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    if not has_results(arguments.out):
+        kept = {key: value for key, value in kept.items() if key.startswith(DIGEST)}
     for key, value in arguments.pinned.items():
         if kept.get(key, value) != value:
             name = f"--{key.replace('_', '-')}" if hasattr(arguments, key) else f"the {key}"
@@ -98,6 +105,32 @@ def has_results(out: Path) -> bool:
     """Whether an output directory holds a run, finished or not, or a figure."""
     folders = (out / "runs", out / "figures")
     return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
+
+
+def pin_inputs(
+    arguments: argparse.Namespace, sets: Iterable[str] = (), weights: Path | None = None
+) -> None:
+    """Pin the inputs of an experiment by their content.
+
+    Args:
+        arguments: from `parse`.
+        sets: names of shard sets in --sets; those that are missing are left out.
+        weights: file of backbone weights.
+
+    Raises:
+        InputError: as of `pin`.
+    """
+    folders = {name: arguments.sets / name for name in sets}
+    values: dict[str, object] = {
+        f"{DIGEST} of {name}": ShardSet.open(folder).manifest.digest
+        for name, folder in folders.items()
+        if versions(folder)
+    }
+    if weights is not None:
+        values[f"{DIGEST} of the backbone weights"] = (
+            file_sha256(weights) if weights.is_file() else ""
+        )
+    pin(arguments, values)
 
 
 def backbone_overrides(weights: Path) -> list[str]:

@@ -12,6 +12,8 @@ import pytest
 
 from segkit.errors import InputError
 from segkit.recipes.load import load_recipe
+from segkit.shards.reader import ShardSet
+from tests.training.toy import write_toy_set
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 Parse = Callable[..., Namespace]
@@ -70,3 +72,47 @@ def test_a_run_of_changed_settings_is_refused(
     (tmp_path / "out" / "runs" / "row-seed0").mkdir(parents=True)
     with pytest.raises(InputError, match="--steps is 7"):
         experiments.train_once("row", 1, [], [], slow)
+
+
+def test_inputs_are_pinned_by_their_content(
+    experiments: ModuleType, parse: Parse, tmp_path: Path
+) -> None:
+    sets = tmp_path / "sets"
+    write_toy_set(sets / "coco-train")
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"1")
+    names = ("coco-train", "not-made-yet")
+
+    def pin() -> None:
+        experiments.pin_inputs(parse("--sets", str(sets)), names, weights)
+
+    parse()  # the settings of an earlier version lack these keys
+    (tmp_path / "out" / "runs" / "row-seed0").mkdir(parents=True)
+    pin()
+    pin()
+    weights.write_bytes(b"2")
+    with pytest.raises(InputError, match="the digest of the backbone weights is d4735e3"):
+        pin()
+    weights.write_bytes(b"1")
+    write_toy_set(sets / "coco-train", seeds=range(2))
+    (tmp_path / "out" / "runs" / "row-seed0").rmdir()
+    with pytest.raises(InputError, match="the digest of coco-train is "):
+        pin()
+
+
+def test_a_small_set_follows_the_arguments(
+    experiments: ModuleType, toy_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overfit = importlib.import_module("experiment_overfit")
+    sizes = []
+
+    def train(recipe: str, data: list[tuple[str, float]], *_: object, **__: object) -> None:
+        sizes.append(len(ShardSet.open(data[0][0])))
+
+    monkeypatch.setattr(overfit, "train", train)
+    command = ["overfit", "--data", str(toy_set.path), "--out", str(tmp_path)]
+    for images in ("3", "3", "2"):
+        monkeypatch.setattr(sys, "argv", [*command, "--min-segments", "1", "--images", images])
+        overfit.main()
+    assert sizes == [3, 3, 2]
+    assert sorted(path.name for path in (tmp_path / "sets" / "few").glob("v*")) == ["v1", "v2"]
