@@ -218,7 +218,7 @@ def main() -> None:
         help="change a setting of the second stage",
     )
     parser.add_argument("--train-only", action="store_true", help="train the runs and stop")
-    arguments = parse(parser, "part", "scenes", "arm_set")
+    arguments = parse(parser, "scenes", "arm_set")
     part = PARTS[arguments.part](arguments)
     if arguments.train_only:
         for seed in arguments.seeds:

@@ -116,3 +116,23 @@ def test_a_small_set_follows_the_arguments(
         overfit.main()
     assert sizes == [3, 3, 2]
     assert sorted(path.name for path in (tmp_path / "sets" / "few").glob("v*")) == ["v1", "v2"]
+
+
+def test_both_parts_of_pading_share_a_folder(
+    experiments: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pading = importlib.import_module("experiment_pading")
+    (tmp_path / "runs" / "scenes-seed0").mkdir(parents=True)
+    command = ["pading", "--out", str(tmp_path), "--sets", str(tmp_path / "missing")]
+
+    def run(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", [*command, *words])
+        pading.main()
+
+    monkeypatch.setitem(pading.PARTS, "scenes", lambda arguments: sys.exit("scenes"))
+    with pytest.raises(SystemExit, match="scenes"):
+        run("--arm-set", "generator_steps=1")
+    with pytest.raises(InputError, match="missing"):
+        run("--part", "camvid", "--arm-set", "generator_steps=1")
+    with pytest.raises(InputError, match="--arm-set is"):
+        run("--arm-set", "generator_steps=2")
