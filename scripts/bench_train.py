@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from experiments import run_script
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from torch.nn import functional as F
 from segkit.criterion.query_groups import runs_learned_queries
 from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.batch import Batch, PackedMasks, Targets
+from segkit.distributed import choose_device
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf import load_checkpoint, read_config
 from segkit.model.text_classifier import ClassEmbeddings
@@ -63,7 +65,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--targets", type=int, default=TARGETS, help="per image")
     parser.add_argument("--kinds", action="store_true", help="compare kinds of batches")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch on a CPU (default: all cores)")
     parser.add_argument(
@@ -72,7 +74,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    on_gpu = options.device.startswith("cuda")
+    device = choose_device(options.device)
+    options.device, on_gpu = str(device), device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)  # whose memory and name are read
     precision = options.precision or ("bf16" if on_gpu else "fp32")
     rows: list[list[str]] = []
     for size in options.size or ([512, 1024] if on_gpu else [512]):
@@ -379,4 +384,4 @@ def report(
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

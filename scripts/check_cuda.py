@@ -6,11 +6,13 @@
 Compares losses, gradients, precisions, compiled, parallel and resumed training with plain runs, and
 measures speed and memory beside Hugging Face's Mask2Former. Everything runs on generated scenes;
 nothing is downloaded. Writes `--out`/cuda.json and cuda.md; the exit code is 1 where a check fails.
-A check that raises is one failed row, and the others still run.
+A check that raises is one failed row, and the others still run. After `--limit` seconds no further
+check starts; those that are skipped count as failed.
 """
 
 import argparse
 import json
+import math
 import sys
 import time
 import traceback
@@ -22,11 +24,13 @@ import cuda_checks
 import cuda_speed
 import torch
 from cuda_bench import FULL, TINY, Bench, Row
-from experiments import markdown
+from experiments import markdown, run_script
 from rich.console import Console
 from rich.table import Table
 
 from segkit import __version__
+from segkit.distributed import choose_device
+from segkit.errors import InputError
 
 CHECKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "losses": cuda_checks.losses_and_gradients,
@@ -40,49 +44,71 @@ CHECKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "long": cuda_speed.long_run,
     "peer": cuda_speed.against_mask2former,
 }
+SECONDS = "seconds of the check"
 COLUMNS = ("check", "quantity", "value", "at most", "")
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("cuda-out"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true", help="sizes for a CPU, or a dry run")
+    parser.add_argument("--limit", type=float, default=480, metavar="SECONDS")
     parser.add_argument("--only", nargs="+", choices=list(CHECKS), default=list(CHECKS))
     options = parser.parse_args()
+    device = choose_device(options.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif not options.tiny:
+        message = "the full sizes take hours on a CPU"
+        raise InputError(message, record="--device", hint="give --tiny, or use a GPU")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     options.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(torch.device(options.device), TINY if options.tiny else FULL, options.out)
+    bench = Bench(device, TINY if options.tiny else FULL, options.out)
     rows: list[Row] = []
-    seconds: dict[str, float] = {}
+    beginning = time.perf_counter()
     for name in options.only:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        started = time.perf_counter()
-        try:
-            rows += CHECKS[name](bench)
-        except Exception:
-            traceback.print_exc()
-            rows.append(Row(name, "failed: see the traceback", float("nan")))
-        seconds[name] = round(time.perf_counter() - started, 1)
-        write(options.out, bench, rows, seconds)
+        if time.perf_counter() - beginning < options.limit:
+            rows += run_check(name, bench)
+        else:
+            rows.append(Row(name, f"skipped: {options.limit:g} s are over", None))
+        write(options.out, bench, rows)
     show(bench, rows)
-    return int(not all(row.passed for row in rows))
+    sys.exit(not all(row.passed for row in rows))
 
 
-def write(out: Path, bench: Bench, rows: list[Row], seconds: dict[str, float]) -> None:
+def run_check(name: str, bench: Bench) -> Iterator[Row]:
+    """The rows of a check, one in place of those that an error prevents, and its duration."""
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    started = time.perf_counter()
+    try:
+        yield from CHECKS[name](bench)
+    except Exception:
+        traceback.print_exc()
+        yield Row(name, "failed: see the traceback", None)
+    yield Row(name, SECONDS, round(time.perf_counter() - started, 1))
+
+
+def write(out: Path, bench: Bench, rows: list[Row]) -> None:
     """Write the rows so far as JSON and Markdown."""
     result = {
         "segkit_version": __version__,
         "torch": torch.__version__,
         "device": device_name(bench.device),
         "sizes": asdict(bench.sizes),
-        "rows": [{**asdict(row), "passed": row.passed} for row in rows],
-        "seconds": seconds,
+        "rows": [{**asdict(row), "value": finite(row), "passed": row.passed} for row in rows],
+        "seconds": {row.check: row.value for row in rows if row.quantity == SECONDS},
     }
-    (out / "cuda.json").write_text(json.dumps(result, indent=1), "utf-8")
+    text = json.dumps(result, indent=1, allow_nan=False)
+    (out / "cuda.json").write_text(text, "utf-8")
     (out / "cuda.md").write_text(markdown(COLUMNS, [cells(row) for row in rows]), "utf-8")
+
+
+def finite(row: Row) -> float | None:
+    """The value of a row; None in place of NaN and infinity, which JSON lacks."""
+    return row.value if row.value is not None and math.isfinite(row.value) else None
 
 
 def show(bench: Bench, rows: list[Row]) -> None:
@@ -95,7 +121,8 @@ def show(bench: Bench, rows: list[Row]) -> None:
 
 def cells(row: Row) -> tuple[str, ...]:
     limit = "" if row.limit is None else f"{row.limit:g}"
-    return row.check, row.quantity, f"{row.value:.3g}", limit, "" if row.passed else "FAILED"
+    value = "-" if row.value is None else f"{row.value:.3g}"
+    return row.check, row.quantity, value, limit, "" if row.passed else "FAILED"
 
 
 def device_name(device: torch.device) -> str:
@@ -103,4 +130,4 @@ def device_name(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

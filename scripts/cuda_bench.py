@@ -39,14 +39,17 @@ class Row:
 
     check: str
     quantity: str
-    value: float
+    value: float | None
+    """None where nothing was measured, which does not pass."""
     limit: float | None = None
     """None where the value is only recorded."""
 
     @property
     def passed(self) -> bool:
-        """Whether the value is finite and within its limit."""
-        return math.isfinite(self.value) and (self.limit is None or self.value <= self.limit)
+        """Whether there is a value, finite and within its limit."""
+        if self.value is None or not math.isfinite(self.value):
+            return False
+        return self.limit is None or self.value <= self.limit
 
 
 @dataclass(frozen=True)
