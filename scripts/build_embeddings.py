@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from build_taxonomies import HERE, LISTS, WORDS, lines
+from build_taxonomies import LISTS, WORDS, lines
 
 from segkit.demo.scenes import names as demo_names
 from segkit.taxonomy import known_taxonomies, load_taxonomy, normalize
@@ -19,7 +19,7 @@ from segkit.text.encoders import MINILM_MODEL
 from segkit.text.encoding import SHIPPED
 from segkit.text.table import EmbeddingTable, read_table, unit, write_table
 
-OUT = HERE.parent / "schemas" / "embeddings" / f"{MINILM_MODEL.lower()}.safetensors"
+OUT = Path(__file__).parents[1] / "schemas" / "embeddings" / f"{MINILM_MODEL.lower()}.safetensors"
 OTHER_LISTS = ("mapillary-public65", "sunrgbd-37", "scannet-20", "coco-panoptic-201")
 
 

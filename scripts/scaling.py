@@ -127,7 +127,7 @@ def measure() -> None:
 
     from segkit.data.augment import CROP_FACTOR
     from segkit.distributed import HostCopy
-    from segkit.inference.predict_boxes import View, _BoxCrop, _BoxOutput, _crop_around, _paste_mask
+    from segkit.inference.predict_boxes import View, _BoxCrop, _BoxOutput, _paste_mask, crop_around
     from segkit.masks.rle import encode
     from segkit.model.box_prompt_encoder import BoxPrompts
     from segkit.model.dataseg import DataSeg
@@ -152,7 +152,7 @@ def measure() -> None:
     for _ in range(boxes_seen):
         width, height = (float(side) for side in rng.integers(20, 200, 2))
         box = (float(rng.integers(0, 440)), float(rng.integers(0, 280)), width, height)
-        crop = _crop_around(box, 480, 640, 512, View(CROP_FACTOR, mirrored=False))
+        crop = crop_around(box, 480, 640, 512, View(CROP_FACTOR, mirrored=False))
         box_crop = _BoxCrop((480, 640), box, 0, [], crop, crop.image(image))
         encode(_paste_mask([_BoxOutput(box_crop, copy, 0)]).mask)
     seconds = (time.process_time() - started) / boxes_seen
