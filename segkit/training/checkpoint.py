@@ -171,7 +171,8 @@ def _write(
     """Write this process's share of a checkpoint; the first process then makes it visible."""
     partial, folder = path.with_suffix(".partial"), path.parent
     try:
-        storage = FileSystemWriter(partial)
+        # The tensors are on the CPU. A copy ahead would open a context on GPU 0 in each process.
+        storage = FileSystemWriter(partial, per_thread_copy_ahead=0)
         state_dict_saver.save(tensors, storage_writer=storage, process_group=group)
         # it returns in the first process when all others have written their files
         if distributed.rank() == 0:

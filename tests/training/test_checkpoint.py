@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint import filesystem
 
 from segkit.errors import InputError, SegkitError
 from segkit.training import checkpoint
@@ -128,6 +129,17 @@ def test_a_checkpoint_that_cannot_be_written_takes_no_space(tmp_path: Path) -> N
         with pytest.raises(SegkitError, match="step-00000010: the checkpoint cannot be written"):
             save(tmp_path, 10)
     assert names(tmp_path) == ["step-00000005"]
+
+
+def test_a_checkpoint_is_written_without_a_context_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy_ahead(*_: object, **__: object) -> None:
+        pytest.fail("copies ahead on the current GPU")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(filesystem, "_OverlappingCpuLoader", copy_ahead)
+    assert torch.equal(load(save(tmp_path, 3)), torch.full((2, 3), 3.0))
 
 
 def test_an_empty_folder_has_no_checkpoint_and_an_old_one_is_refused(tmp_path: Path) -> None:
