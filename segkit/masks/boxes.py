@@ -20,7 +20,8 @@ AREAS = {
     "medium": (32**2, 96**2),
     "large": (96**2, 1e5**2),
 }
-"""COCO's size classes, in pixels of area (both ends belong to the class)."""
+"""COCO's size classes, in pixels of area. COCO's AP counts an area at a bound in both classes,
+`in_size` in the larger one only."""
 Corners = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels, the far edges included."""
 

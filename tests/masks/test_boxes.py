@@ -9,9 +9,11 @@ from pycocotools import mask as coco
 
 from segkit.masks import rle
 from segkit.masks.boxes import (
+    AREAS,
     clip_box,
     corners,
     filled_box,
+    in_size,
     inscribed_ellipse,
     pixels_of_box,
     tight_box,
@@ -19,6 +21,17 @@ from segkit.masks.boxes import (
 from segkit.masks.iou import mask_iou
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.booleans())
+
+
+def test_an_area_at_a_bound_is_of_the_larger_size() -> None:
+    areas = np.array([0, 32**2 - 1, 32**2, 96**2 - 1, 96**2, 1e6])
+    sizes = {size: in_size(areas, size).tolist() for size in AREAS}
+    assert sizes == {
+        "all": [True] * 6,
+        "small": [True, True, False, False, False, False],
+        "medium": [False, False, True, True, False, False],
+        "large": [False, False, False, False, True, True],
+    }
 
 
 @given(masks)
