@@ -95,7 +95,7 @@ def predictions(run: Run, data: ShardSet, shares: Sequence[float]) -> list[list[
 
 def score(run_folder: Path, sets: Path, shares: Sequence[float]) -> dict[float, Figures]:
     """Evaluate a run by share of the cells."""
-    run = load_run(run_folder)
+    run = load_run(run_folder, "auto")
     figures: dict[float, list[float]] = {share: [] for share in shares}
     for name in ("coco", "camvid"):
         data = ShardSet.open(sets / f"{name}-val")

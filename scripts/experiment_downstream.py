@@ -120,7 +120,8 @@ class Experiment:
     def _measure(self, name: str, seed: int) -> dict[str, float]:
         labels, sets = self._labels(name, seed), self.sets
         data = [(str(labels.path), 1.0)]
-        run = load_run(train_once(slug(name), seed, data, sets.overrides, self.arguments))
+        path = train_once(slug(name), seed, data, sets.overrides, self.arguments)
+        run = load_run(path, "auto")
         folder = self.out / "predictions" / f"{slug(name)}-seed{seed}"
         instances = predict_set(run, sets.val, "instance", folder / "instances")
         prompted, _ = pseudolabel(all_masks(run.path), sets.val, folder / "masks")

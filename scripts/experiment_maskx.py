@@ -232,7 +232,7 @@ def scores(name: str, title: str, seed: int, arguments: argparse.Namespace) -> d
     """Figures of an arm and a seed, cached; trains the arm if it is missing."""
     cache, direction = score_file(name, title, seed, arguments), DIRECTIONS[title]
     if not cache.exists():
-        run = load_run(train_arm(name, title, seed, arguments))
+        run = load_run(train_arm(name, title, seed, arguments), "auto")
         data = ShardSet.open(sets_folder(direction, arguments) / direction.val)
         score = score_queries if ARMS[name].queries else score_boxes
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -308,7 +308,7 @@ def draw(title: str, arguments: argparse.Namespace, count: int = 4) -> Picture |
     chosen = with_both_groups(data, in_a, count)
     columns = {"true masks": chosen}
     for name, folder in zip(names, folders, strict=True):
-        columns[name] = predictions(load_run(resolve(folder)), data, chosen)
+        columns[name] = predictions(load_run(resolve(folder), "auto"), data, chosen)
     return draw_columns(data, columns, in_a)
 
 

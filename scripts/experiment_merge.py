@@ -56,7 +56,7 @@ def scores(path: Path, panoptic: ShardSet, semantic: ShardSet, cache: Path) -> l
     if cache.exists():
         cached: list[float] = json.loads(cache.read_text())
         return cached
-    run = load_run(path)
+    run = load_run(path, "auto")
 
     def metrics(data: ShardSet, task: Task) -> dict[str, Any]:
         embeddings, config = run.class_embeddings(data.taxonomy), run.recipe.inference

@@ -219,7 +219,7 @@ def decoupled_queries(recipe: str, overrides: Sequence[str]) -> list[str]:
 
 def measure(run: Path, sets: Sets, out: Path) -> dict[str, float]:
     """Evaluate a run."""
-    model = load_run(run)
+    model = load_run(run, "auto")
     panoptic = predict_set(model, sets.masks_val, "panoptic", out / "panoptic")
     instances = predict_set(model, sets.boxes_val, "instance", out / "instances")
     masks, _ = pseudolabel(model, sets.boxes_val, out / "masks")

@@ -162,7 +162,8 @@ class Inputs:
     @classmethod
     def from_run(cls, path: Path, part: Part) -> "Inputs":
         """Collect the bank, the proposals of the validation set and the oracle's features."""
-        run, train_set = load_run(path), ShardSet.open(part.train)
+        # class heads train on the CPU, and classify the features of the run there
+        run, train_set = load_run(path, "cpu"), ShardSet.open(part.train)
         record = ZeroShotRecord.from_set(train_set)
         assert record is not None
         bank = BankCollector(run, train_set, record, no_object=20).collect()

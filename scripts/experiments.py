@@ -179,7 +179,7 @@ def slug(name: str) -> str:
 
 def all_masks(run: Path, *, tta: bool = False) -> Teacher:
     """A run as a teacher whose masks all count."""
-    return RunTeacher(load_run(run, overrides=["inference.pseudo_score=0"]), tta=tta)
+    return RunTeacher(load_run(run, "auto", ["inference.pseudo_score=0"]), tta=tta)
 
 
 def kept_figures(

@@ -180,14 +180,14 @@ def predict(
         folder = arguments.out / "predictions" / name
 
         def make(name: str = name, task: Any = task, folder: Path = folder) -> None:
-            predict_set(load_run(run), sets[f"{name}-val"], task, folder)
+            predict_set(load_run(run, "auto"), sets[f"{name}-val"], task, folder)
 
         predictions[name] = stages.shard_set(f"predict {name}", folder, make)
     folder = arguments.out / "pseudo"
     predictions["pseudo"] = stages.shard_set(
         "pseudolabel",
         folder,
-        lambda: pseudolabel(load_run(run), sets["standin-val"], folder),
+        lambda: pseudolabel(load_run(run, "auto"), sets["standin-val"], folder),
     )
     if arguments.grabcut:
         out = arguments.out / "grabcut"
