@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from experiments import run_script
 
 from segkit.criterion.set_criterion import SetCriterion
 from segkit.distributed import choose_device
@@ -31,7 +32,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recipe", default="dataseg-r50")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--folder", type=Path, help="on the disk to measure (default: TMPDIR)")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
@@ -46,7 +47,7 @@ def main() -> None:
             writes.append(time.perf_counter() - start)
             trainer.step += 1
         size = sum(file.stat().st_size for file in path.iterdir()) / 2**20
-    print(f"{options.recipe}, {options.device}: {size:.0f} MiB a checkpoint")
+    print(f"{options.recipe}, {trainer.device}: {size:.0f} MiB a checkpoint")
     for name, seconds in (("wait", waits), ("write", writes)):
         print(f"{name}: first {seconds[0]:.3f} s, median of the rest {median(seconds[1:]):.3f} s")
 
@@ -71,4 +72,4 @@ def make_trainer(name: str, device: str) -> Trainer:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,7 +18,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 import torch
-from experiments import markdown
+from experiments import markdown, run_script
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,6 +26,7 @@ from segkit.criterion.pooled_targets import PooledTargets
 from segkit.data.augment import Crop
 from segkit.data.batch import Batch, Targets, collate
 from segkit.data.targets import build_targets
+from segkit.distributed import choose_device
 from segkit.masks import rle
 from segkit.model.dataseg import MASK_STRIDE
 from segkit.sample import Sample, Segment
@@ -47,12 +48,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    device = choose_device(options.device)
     torch.set_num_threads(1)
     rows = []
     for masked in (True, False):
         for count in options.targets:
             sample = make_sample(options.size, count, masked=masked)
-            rows += compare(sample, options.device, options.repeats, masked=masked)
+            rows += compare(sample, device, options.repeats, masked=masked)
     print(markdown(COLUMNS, rows))
 
 
@@ -69,7 +71,7 @@ def make_sample(size: int, count: int, *, masked: bool) -> Sample:
     return Sample("ellipses", "ellipses.jpg", size, size, tuple(segments))
 
 
-def compare(sample: Sample, device: str, repeats: int, *, masked: bool) -> list[list[str]]:
+def compare(sample: Sample, device: torch.device, repeats: int, *, masked: bool) -> list[list[str]]:
     """One row for segkit and one for dense maps."""
     size = sample.height
     crop = Crop((0, 0, size, size), (0, 0, size, size), (size, size))
@@ -123,9 +125,8 @@ def cells(memory: int, *seconds: float | None) -> list[str]:
 class Clock:
     """Times calls; on a GPU, until it has finished."""
 
-    def __init__(self, device: str, repeats: int) -> None:
-        self.synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-        self.repeats = repeats
+    def __init__(self, device: torch.device, repeats: int) -> None:
+        self.device, self.repeats = device, repeats
 
     def measure(self, call: Callable[[], T]) -> tuple[T, float]:
         """Result and seconds of the fastest call."""
@@ -133,10 +134,11 @@ class Clock:
         for _ in range(self.repeats):
             start = time.perf_counter()
             result = call()
-            self.synchronize()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
             seconds.append(time.perf_counter() - start)
         return result, min(seconds)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,7 +8,10 @@ standard deviations (z), the chance that a pair of synonyms is closer than a ran
 how often the partner is the nearest or second nearest word.
 """
 
+import argparse
+
 import numpy as np
+from experiments import run_script
 from numpy.typing import NDArray
 
 from segkit.text.embeddings import EmbeddingStore
@@ -57,6 +60,9 @@ def evaluate(rows: NDArray[np.float32], index: dict[str, int]) -> tuple[float, .
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     words = sorted(EmbeddingStore().vectors())
     index = {word: i for i, word in enumerate(words)}
     print(f"{len(words)} words, {len(PAIRS)} pairs\n{'':40s}   mean synonym    z    AUC  near %")
@@ -71,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

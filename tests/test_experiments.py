@@ -118,6 +118,28 @@ def test_a_small_set_follows_the_arguments(
     assert sorted(path.name for path in (tmp_path / "sets" / "few").glob("v*")) == ["v1", "v2"]
 
 
+@pytest.mark.parametrize("script", ["experiment_templates", "bench_checkpoint"])
+def test_help_runs_nothing(
+    experiments: ModuleType,
+    script: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        importlib.import_module(script).main()
+    assert "--help" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["bench_checkpoint", "bench_targets", "bench_train"])
+def test_a_missing_device_is_refused(
+    experiments: ModuleType, script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, "--device", "cuda:9"])
+    with pytest.raises(InputError, match="no device 'cuda:9'"):
+        importlib.import_module(script).main()
+
+
 def test_both_parts_of_pading_share_a_folder(
     experiments: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
