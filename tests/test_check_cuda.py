@@ -34,7 +34,7 @@ LIMITED = {
 RATES = {"inference": 4, "loader": 1, "long": 1}
 """Rows of rates."""
 GROUPS = list(LIMITED)[:7], list(LIMITED)[7:9], list(LIMITED)[9:]
-"""About 15 s of one core each."""
+"""About 20 s of one core each."""
 
 
 def test_every_check_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
