@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t
 
-from segkit.atomic import folder_lock
+from segkit.atomic import folder_lock, write_text
 from segkit.commands.common import print_line, stderr
 from segkit.demo.demo import convert_scenes, generate_scenes
 from segkit.errors import InputError, SegkitError
@@ -97,8 +97,10 @@ def pin(arguments: argparse.Namespace, values: Mapping[str, object]) -> None:
             name = f"--{key.replace('_', '-')}" if hasattr(arguments, key) else f"the {key}"
             message = f"{name} is {value}, but the runs here were made with {kept[key]}"
             raise InputError(message, file=file, hint="give another --out")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(kept | arguments.pinned, indent=1) + "\n")
+    text = json.dumps(kept | arguments.pinned, indent=1) + "\n"
+    if not file.exists() or file.read_text() != text:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
 
 
 def has_results(out: Path) -> bool:

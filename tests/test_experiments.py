@@ -57,7 +57,9 @@ def test_settings_are_pinned_by_the_first_result(parse: Parse, tmp_path: Path, f
     parse("--recipe", "a-typo")
     parse("--steps", "7")
     (tmp_path / "out" / folder / "row-seed0").mkdir(parents=True)
+    written = (tmp_path / "out" / "settings.json").stat().st_mtime_ns
     parse("--steps", "7", "--seeds", "1", "2")
+    assert (tmp_path / "out" / "settings.json").stat().st_mtime_ns == written
     with pytest.raises(InputError, match="--steps is 8, but the runs here were made with 7"):
         parse("--steps", "8")
     kept = json.loads((tmp_path / "out" / "settings.json").read_text())
