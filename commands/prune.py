@@ -30,7 +30,8 @@ def prune(
     """Delete old versions. The newest stay, and so do parents of other sets and runs.
 
     Layers (predictions, pseudo-labels, merged sets) read the images of their parents: such parents
-    are found by the manifests in `--within`, so name a folder that contains all of them.
+    are found by the manifests in `--within`, so name a folder that contains all of them. What an
+    unfinished version there reads stays as well.
 
     Example: segkit prune work/coco-train --keep 2 --within work
     """

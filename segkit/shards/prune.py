@@ -1,7 +1,7 @@
 """Delete old versions of a set or a run; the newest and those that others need stay."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,8 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
     """Choose the versions to delete.
 
     A version stays if it is one of the newest, or if a manifest in `directory` or under `within`
-    names it as a parent or names a tar in it, or if an interrupted training there reads it.
+    names it as a parent or names a tar in it, or if the fingerprint of an unfinished version there
+    names it.
 
     Args:
         directory: of the versions, on this machine.
@@ -65,14 +66,14 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
     old, newest = order[:-keep], order[-keep:]
     old_paths = {path.resolve() for path in old}
     kept = {path.resolve() for path in newest}
-    old_digests = {digest: path.resolve() for path in old if (digest := _digest(path)) is not None}
-    folders = list(_folders_below(within))
+    digests = {path: _digest(path) for path in old}
+    folders = [within, *_folders_below(within)]
     places = {path.resolve(): path for path in (*order, *filter(_is_version, folders))}
     references = {child: list(_references(path)) for child, path in places.items()}
-    for path, fingerprint in _interrupted(folders):
-        digests = _digests_of_sets(fingerprint)
-        references[path] = [old_digests[digest] for digest in digests if digest in old_digests]
-        references[path] += _first_run(fingerprint)
+    for reader, fingerprint in _unfinished(folders):
+        texts = set(_texts(fingerprint))
+        named = [path.resolve() for path, digest in digests.items() if digest in texts]
+        references.setdefault(reader, []).extend([*named, *_paths(texts, reader)])
     needed: dict[Path, Path] = {}
     for path in reversed(old):  # a version that stays keeps its own parents
         stays = [
@@ -108,26 +109,26 @@ def _is_version(folder: Path) -> bool:
     return folder.name.startswith("v") and (folder / MANIFEST).exists()
 
 
-def _interrupted(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _unfinished(folders: Sequence[Path]) -> Iterator[tuple[Path, Any]]:
     """Directories with an unfinished version, and its fingerprint."""
     for directory in {folder.parent for folder in folders if is_partial(folder)}:
-        yield directory, interrupted(directory) or {}
+        yield directory, interrupted(directory)
 
 
-def _digests_of_sets(fingerprint: dict[str, Any]) -> list[str]:
-    """The digests of the sets that an interrupted training reads."""
-    data, evaluated = fingerprint.get("data"), fingerprint.get("eval_data")
-    rows = data.values() if isinstance(data, dict) else ()
-    trained = [row[0] for row in rows if isinstance(row, list) and row]
-    return [*trained, *(evaluated if isinstance(evaluated, list) else ())]
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a JSON value, except for the keys of its objects."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
 
 
-def _first_run(fingerprint: dict[str, Any]) -> list[Path]:
-    """The version of the run that an interrupted training started from."""
-    recipe = fingerprint.get("recipe")
-    model = recipe.get("model") if isinstance(recipe, dict) else None
-    source = model.get("init_from") if isinstance(model, dict) else None
-    return [Path(source).resolve()] if isinstance(source, str) else []
+def _paths(texts: Iterable[str], folder: Path) -> Iterator[Path]:
+    """Texts as paths, absolute or relative to a folder."""
+    for text in texts:
+        with suppress(OSError, RuntimeError, ValueError):  # a name that no file can have
+            yield (folder / text).resolve()
 
 
 def _folders_below(folder: Path) -> Iterator[Path]:

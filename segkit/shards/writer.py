@@ -211,7 +211,9 @@ def write_view(
     """
     destination = storage.location(destination)
     check_destination(destination, sets)
-    with staging(destination, {"command": header.command}, resume=False) as stage:
+    # `segkit prune` spares what is read
+    fingerprint = {"command": header.command, "parents": [data.manifest.digest for data in sets]}
+    with staging(destination, fingerprint, resume=False) as stage:
         image_roots: dict[str, str] = {}
         count = _write_shards(stage, relocated(rows, stage.home, image_roots), SHARD_BYTES)
         header = view_header(header, sets, stage.home, image_roots)

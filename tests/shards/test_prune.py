@@ -1,7 +1,7 @@
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError, SegkitError, UnchangedWarning
+from segkit.inference.label_shards import label_shards
 from segkit.report.preview import write_preview
+from segkit.sample import Sample
 from segkit.shards.header import Header
 from segkit.shards.prune import plan_pruning, prune
 from segkit.shards.publish import exclusive
@@ -87,9 +89,11 @@ def test_layers_in_hidden_and_linked_folders_are_found(tmp_path: Path, place: st
     [
         lambda shards: {"data": {"toy": [shards.manifest.digest, 1.0]}},
         lambda shards: {"data": {}, "eval_data": ["unknown", shards.manifest.digest]},
+        lambda shards: {"data": shards.manifest.digest, "arguments": {"limit": 1}},
+        lambda shards: {"data": "unknown", "parents": [shards.manifest.digest]},
     ],
 )
-def test_what_an_interrupted_training_reads_stays(
+def test_what_an_interrupted_command_reads_stays(
     tmp_path: Path, part: Callable[[ShardSet], dict[str, Any]]
 ) -> None:
     first = write_toy_set(tmp_path / "toy", seeds=range(3))
@@ -99,6 +103,42 @@ def test_what_an_interrupted_training_reads_stays(
     (partial / "fingerprint.json").write_text(json.dumps({"command": "train"} | part(first)))
     plan = plan_pruning(tmp_path / "toy", 1, tmp_path)
     assert plan.delete == () and list(plan.needed.values()) == [tmp_path / "run"]
+
+
+@pytest.mark.parametrize("command", ["pseudolabel", "merge"])
+def test_what_a_running_command_reads_stays(tmp_path: Path, command: str) -> None:
+    first = write_toy_set(tmp_path / "toy", seeds=range(3))
+    write_toy_set(tmp_path / "toy")
+    plans = []
+
+    def samples() -> Iterator[Sample]:
+        plans.append(plan_pruning(tmp_path / "toy", 1, tmp_path))
+        yield from first.samples()
+
+    def label(part: Iterable[Sample]) -> Iterator[tuple[Sample, dict[str, int]]]:
+        plans.append(plan_pruning(tmp_path / "toy", 1, tmp_path))
+        return ((sample, {}) for sample in part)
+
+    header = Header.from_set(first, command)
+    if command == "merge":
+        write_layer(tmp_path / "layer", first, samples(), header)
+    else:
+        label_shards(tmp_path / "layer", first, lambda device: label, header)
+    assert [(plan.delete, list(plan.needed.values())) for plan in plans] == [
+        ((), [tmp_path / "layer"])
+    ]
+
+
+def test_versions_of_equal_content_all_stay_for_an_interrupted_command(tmp_path: Path) -> None:
+    """Its fingerprint says what it reads, not in which version."""
+    first = write_toy_set(tmp_path / "toy", seeds=range(3))
+    write_toy_set(tmp_path / "toy", seeds=range(3))
+    write_toy_set(tmp_path / "toy")
+    partial = tmp_path / "layer" / ".v1.partial"
+    partial.mkdir(parents=True)
+    (partial / "fingerprint.json").write_text(json.dumps({"data": first.manifest.digest}))
+    plan = plan_pruning(tmp_path / "toy", 1, tmp_path)
+    assert plan.delete == () and [path.name for path in plan.needed] == ["v1", "v2"]
 
 
 def test_the_run_that_an_interrupted_training_started_from_stays(tmp_path: Path) -> None:
