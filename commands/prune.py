@@ -31,7 +31,7 @@ def prune(
 
     Layers (predictions, pseudo-labels, merged sets) read the images of their parents: such parents
     are found by the manifests in `--within`, so name a folder that contains all of them. What an
-    unfinished version there reads stays as well.
+    unfinished version or a self-training there reads stays as well.
 
     Example: segkit prune work/coco-train --keep 2 --within work
     """

@@ -19,6 +19,8 @@ from segkit.shards.publish import (
     versions,
 )
 
+SELF_TRAINING = "selftrain.json"
+"""The record of a self-training in its folder: inputs and rounds, from which it resumes."""
 SIDECARS = (".png", ".html")
 """Preview and report of the version `v1` are `v1.png` and `v1.html` beside it."""
 
@@ -41,8 +43,8 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
     """Choose the versions to delete.
 
     A version stays if it is one of the newest, or if a manifest in `directory` or under `within`
-    names it as a parent or names a tar in it, or if the fingerprint of an unfinished version there
-    names it.
+    names it as a parent or names a tar in it, or if the fingerprint of an unfinished version or
+    the record of a self-training there names it.
 
     Args:
         directory: of the versions, on this machine.
@@ -51,8 +53,8 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
 
     Raises:
         InputError: there is no version, or `within` is not a folder.
-        SegkitError: a folder or manifest under `within` cannot be read, so that it may refer to any
-            version.
+        SegkitError: a folder, a manifest or the record of a self-training under `within` cannot be
+            read, so that it may refer to any version.
     """
     if not within.is_dir():
         message = "is a file, not a folder" if within.is_file() else "no such folder"
@@ -70,8 +72,8 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
     folders = [within, *_folders_below(within)]
     places = {path.resolve(): path for path in (*order, *filter(_is_version, folders))}
     references = {child: list(_references(path)) for child, path in places.items()}
-    for reader, fingerprint in _unfinished(folders):
-        texts = set(_texts(fingerprint))
+    for reader, record in _unfinished(folders):
+        texts = set(_texts(record))
         named = [path.resolve() for path, digest in digests.items() if digest in texts]
         references.setdefault(reader, []).extend([*named, *_paths(texts, reader)])
     needed: dict[Path, Path] = {}
@@ -110,9 +112,12 @@ def _is_version(folder: Path) -> bool:
 
 
 def _unfinished(folders: Sequence[Path]) -> Iterator[tuple[Path, Any]]:
-    """Directories with an unfinished version, and its fingerprint."""
+    """Folders of unfinished versions and of self-trainings, and the record of what they read."""
     for directory in {folder.parent for folder in folders if is_partial(folder)}:
         yield directory, interrupted(directory)
+    for folder in folders:
+        if (folder / SELF_TRAINING).is_file():
+            yield folder, parse.read_json(folder / SELF_TRAINING)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -9,9 +9,9 @@ from segkit import parse
 from segkit.atomic import write_text
 from segkit.errors import InputError
 from segkit.recipes.effects import drop_needless_freeze_norm
+from segkit.shards.prune import SELF_TRAINING as STATE
 from segkit.training.selftrain_plan import SelfTrainingPlan
 
-STATE = "selftrain.json"
 _PARTS = ("held-out/*/train", "held-out/*/held-out", "round-*/run", "round-*/masks")
 """Folders that a self-training writes after its record."""
 

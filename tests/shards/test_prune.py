@@ -19,7 +19,9 @@ from segkit.shards.publish import exclusive
 from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
 from segkit.shards.writer import write_layer
-from tests.training.toy import write_toy_set
+from segkit.training.selftrain_plan import plan_selftraining
+from segkit.training.selftrain_state import write_state
+from tests.training.toy import write_recipe, write_toy_set
 
 
 def _versions(folder: Path) -> list[str]:
@@ -103,6 +105,37 @@ def test_what_an_interrupted_command_reads_stays(
     (partial / "fingerprint.json").write_text(json.dumps({"command": "train"} | part(first)))
     plan = plan_pruning(tmp_path / "toy", 1, tmp_path)
     assert plan.delete == () and list(plan.needed.values()) == [tmp_path / "run"]
+
+
+def test_what_a_self_training_resumes_with_stays(tmp_path: Path) -> None:
+    seeds = {"masks": range(6), "boxes": range(6, 12), "apart": range(20, 26)}
+    for name, numbers in seeds.items():
+        write_toy_set(tmp_path / name, seeds=numbers, boxes_only=name == "boxes", name=name)
+    plan = plan_selftraining(
+        write_recipe(tmp_path / "tiny.toml"),
+        [(str(tmp_path / "masks"), 1.0)],
+        (str(tmp_path / "boxes"), 1.0),
+        rounds=1,
+        held_out=str(tmp_path / "apart"),
+        share=None,
+        checkpoint=None,
+        steps=1,
+        round_steps=1,
+        overrides=(),
+        tta=False,
+    )
+    write_state(tmp_path / "work", plan, [{"run": "round-0/run/v1", "held_out_iou": 0.5}])
+    for name in seeds:
+        write_toy_set(tmp_path / name, seeds=range(40, 46))
+        pruning = plan_pruning(tmp_path / name, 1, tmp_path)
+        assert pruning.needed == {tmp_path / name / "v1": tmp_path / "work"}, name
+    for _ in range(2):
+        write_toy_set(tmp_path / "work" / "round-0" / "run")
+    pruning = plan_pruning(tmp_path / "work" / "round-0" / "run", 1, tmp_path / "work")
+    assert [path.name for path in pruning.needed] == ["v1"]
+    (tmp_path / "work" / "selftrain.json").write_text('{"inputs": ')
+    with pytest.raises(SegkitError, match=r"selftrain\.json"):
+        plan_pruning(tmp_path / "masks", 1, tmp_path)
 
 
 @pytest.mark.parametrize("command", ["pseudolabel", "merge"])
