@@ -33,6 +33,7 @@ FLOORS = (
             "malloc",
             "atomic",
             "storage",
+            "cache",
             "file_names",
             "hub",
             "parse",

@@ -15,9 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from segkit.cache import open_lock
 from segkit.errors import InputError, SegkitError
 from segkit.stopping import cleanup_on_stop, removed_on_stop
-from segkit.storage import open_lock, writable
+from segkit.storage import writable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Errors of a disk that takes no more, whatever is written to it."""

@@ -3,21 +3,20 @@
 Only `location` decides what a user's argument is. A plain path or a file:// URL becomes a
 `pathlib.Path`. Any other URL becomes a `upath.UPath`, which has pathlib's methods over fsspec; it
 is typed as a `Path`, so that one code serves both. This module adds what pathlib lacks: a range of
-bytes, Parquet, names that lead from one store to another.
+bytes, Parquet, states of files.
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import posixpath
 import re
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from segkit.errors import InputError, SegkitError
 from segkit.extras import EXTRAS, missing_extra
@@ -109,39 +108,9 @@ def reason(error: BaseException) -> str:
     return (system_text or str(error) or type(error).__name__).splitlines()[0]
 
 
-def join(folder: Path, name: str) -> Path:
-    """The location that `name` means in a file of `folder`: relative, absolute, or a URL."""
-    if is_absolute(name):
-        return location(name)
-    return (folder / name).resolve() if is_remote(folder) else folder / name
-
-
 def is_absolute(name: str) -> bool:
     """Whether a name means the same in every folder."""
     return name.startswith("/") or bool(_URL.match(name))
-
-
-def relative(path: Path, folder: Path) -> str:
-    """The name of `path` in a file of `folder`; inverse of `join`.
-
-    It is relative if both are on this machine, or in one bucket of one store, so that they can be
-    moved together; otherwise it is absolute.
-    """
-    path, folder = path.resolve(), folder.resolve()
-    if is_remote(path) != is_remote(folder):
-        return path.as_posix()
-    if not is_remote(path):
-        return Path(os.path.relpath(path, folder)).as_posix()
-    target, start = _remote(path), _remote(folder)
-    if (target.protocol, target.drive) != (start.protocol, start.drive):
-        return path.as_posix()
-    return posixpath.relpath(target.path, start.path)
-
-
-@lru_cache(maxsize=1024)
-def relocate(name: str, old: Path, new: Path) -> str:
-    """A name relative to folder `old`, made relative to folder `new`; an absolute one stays."""
-    return name if is_absolute(name) else relative(join(old, name), new)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -322,33 +291,6 @@ def delete(path: Path) -> None:
     """Remove a remote file if it exists."""
     with suppress(FileNotFoundError):
         _store(path).rm_file(_remote(path).path)
-
-
-def cache_root() -> Path:
-    """$SEGKIT_CACHE, by default ~/.cache/segkit; it need not exist."""
-    return Path(os.environ.get("SEGKIT_CACHE", Path.home() / ".cache" / "segkit"))
-
-
-@contextmanager
-def exclusive_lock(file: Path) -> Iterator[None]:
-    """Hold the lock of a file on this machine; other processes that ask for it wait.
-
-    Args:
-        file: made if it is missing, and left there.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open_lock(file) as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
-
-
-def open_lock(file: Path) -> IO[bytes]:
-    """Open a lock file, made if it is missing; OSError if it is a link or a folder.
-
-    Its content is left alone, and a FIFO does not block.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    return os.fdopen(os.open(file, flags, 0o666), "r+b", buffering=0)
 
 
 def _local_size(path: Path) -> int | None:

@@ -8,7 +8,7 @@ import pytest
 from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.extras import install_command
-from segkit.storage import is_remote, join, local_path, location, relative, writable, writable_local
+from segkit.storage import is_remote, local_path, location, writable, writable_local
 
 
 @pytest.mark.parametrize("text", ["a/b", "/a/b", "set@v2", "c:/x", "a//b", "s3:/b/x"])
@@ -94,20 +94,6 @@ def test_a_missing_package_is_named_with_its_extra(url, package, extra):
     message = error_of(url, before=f"import sys; sys.modules[{package!r}] = None")
     assert f"{url} needs the package {package}, which is not installed" in message
     assert message.endswith(install_command(extra))
-
-
-def test_names_lead_from_a_folder_to_a_file_and_back(s3, tmp_path):
-    folder = s3 / "sets" / "layer" / "v1"
-    for path, name in (
-        (s3 / "sets" / "parent" / "v3" / "a.tar", "../../parent/v3/a.tar"),
-        (s3 / "sets" / "layer" / "v1", "."),
-        (location("memory://other/a.tar"), "memory://other/a.tar"),
-        (tmp_path / "a.tar", str(tmp_path / "a.tar")),
-    ):
-        assert relative(path, folder) == name
-        assert join(folder, name) == path
-    assert relative(s3 / "a.tar", tmp_path) == f"{s3}a.tar"
-    assert join(tmp_path, f"{s3}a.tar") == s3 / "a.tar"
 
 
 def test_ranges_of_bytes_are_read(store):

@@ -15,12 +15,12 @@ from segkit.browse.connect import fiftyone
 from segkit.browse.image_facts import image_figures, quarantined_ids, shared_ids
 from segkit.browse.labels import keep_label_tags, labels_of
 from segkit.browse.media import image_file, media_root
+from segkit.cache import exclusive_lock
 from segkit.errors import InputError, SegkitError
 from segkit.metrics.prediction_ids import images_of_set
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.stopping import cleanup_on_stop, signals_blocked
-from segkit.storage import exclusive_lock
 
 TRUTH = "ground_truth"
 _PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit import storage
+from segkit.cache import cache_root
 from segkit.errors import SegkitError
 from segkit.file_names import is_digest
 from segkit.images.orientation import orientation, without_orientation
 from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
-from segkit.storage import cache_root
 from segkit.taxonomy import Taxonomy
 
 _SHOWN = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkit import __version__
+from segkit.cache import cache_root
 from segkit.errors import SegkitError
 from segkit.extras import EXTRAS, install_command, require_extra
-from segkit.storage import cache_root
 from segkit.taxonomy import known_taxonomies
 from segkit.text import minilm
 

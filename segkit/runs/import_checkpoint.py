@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from segkit import __version__, parse
+from segkit.cache import cache_root
 from segkit.errors import InputError, Notice, SegkitError
 from segkit.hub import CONFIG, PROCESSOR, WEIGHTS, fetch_model, model_name
 from segkit.model.dataseg import DataSeg
@@ -34,7 +35,7 @@ from segkit.runs.run_manifest import (
 )
 from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, staging, versions
-from segkit.storage import cache_root, file_sha256
+from segkit.storage import file_sha256
 from segkit.taxonomy import Taxonomy
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoding import Encoding

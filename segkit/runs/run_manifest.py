@@ -14,7 +14,8 @@ from segkit.shards.consistency import Violation
 from segkit.shards.manifest import Parent
 from segkit.shards.manifest_file import verify_content
 from segkit.shards.publish import MANIFEST, interrupted, resolve
-from segkit.storage import file_sha256, location, reason, relocate
+from segkit.shards.relative_names import relocate
+from segkit.storage import file_sha256, location, reason
 from segkit.taxonomy import Taxonomy
 
 RECIPE, WEIGHTS = "recipe.toml", "model.safetensors"

@@ -12,6 +12,7 @@ label_columns.py   read some columns of the labels, without samples
 shard.py           write one shard: image tar and labels
 sidecar.py         record finished shards, for resuming
 writer.py          write sets, layers and views
+relative_names.py  names that lead from a folder to a file
 locations.py       the files that a version names: parts, tars of parents, image files
 reader.py          `ShardSet`: samples and images of a version
 coco_image_ids.py  image ids in COCO files, of exports and results

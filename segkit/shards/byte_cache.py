@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from segkit import storage
+from segkit.cache import cache_root, exclusive_lock
 from segkit.errors import Notice
 from segkit.parse import parse_size
+from segkit.storage import reason
 
 LIMIT = "SEGKIT_CACHE_SIZE"
 """Environment variable with the limit, such as 200GB; without it, or with 0, nothing is cached."""
@@ -51,7 +52,7 @@ class ByteCache:
         text = os.environ.get(LIMIT, "0").strip()
         if text in ("", "0"):
             return None
-        return cls(storage.cache_root() / "bytes", parse_size(text, LIMIT))
+        return cls(cache_root() / "bytes", parse_size(text, LIMIT))
 
     def read(self, digest: str, load: Callable[[], bytes]) -> bytes:
         """A content, from the cache if it is there and intact.
@@ -108,7 +109,7 @@ class ByteCache:
             return  # damaged: the reader reports it
         file = self._file(digest)
         try:
-            with storage.exclusive_lock(self.folder / _LOCK):
+            with exclusive_lock(self.folder / _LOCK):
                 before = file.stat().st_size if file.exists() else 0
                 total = self._total() + len(data) - before
                 if total > self.limit:
@@ -120,7 +121,7 @@ class ByteCache:
                 (self.folder / _DRAFT).replace(file)
         except OSError as error:
             self.limit = 0  # try no more
-            message = f"{self.folder}: nothing is cached there ({storage.reason(error)})"
+            message = f"{self.folder}: nothing is cached there ({reason(error)})"
             warnings.warn(message, Notice, stacklevel=2)
 
     def _total(self) -> int:

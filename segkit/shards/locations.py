@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse, storage
+from segkit.cache import cache_root
 from segkit.errors import InputError
 from segkit.file_names import UnsafeNameError, resolve_inside
 from segkit.shards.manifest import Manifest
 from segkit.shards.publish import MANIFEST
+from segkit.shards.relative_names import join
 
 IMAGES_ROOT = "SEGKIT_IMAGES_ROOT"
 """Environment variable of further folders whose images may be read, separated as in PATH."""
@@ -175,7 +177,7 @@ def _remembered() -> Iterator[str]:
 
 
 def _memory() -> Path:
-    return storage.cache_root() / "image-folders"
+    return cache_root() / "image-folders"
 
 
 def locate(version: Path, name: str, allowed: Iterable[str] = ()) -> Path:
@@ -196,7 +198,7 @@ def locate(version: Path, name: str, allowed: Iterable[str] = ()) -> Path:
     if "\0" in name or not (known or any(name.startswith(f"{folder}/") for folder in allowed)):
         hint = "only files and object stores such as s3:// can be named"
         raise InputError(f"names {name!r}", file=version / MANIFEST, hint=hint)
-    return storage.join(version, name)
+    return join(version, name)
 
 
 def resolved(path: Path) -> Path:

@@ -19,11 +19,11 @@ from typing import Any, Literal
 
 from segkit import parse, storage
 from segkit.atomic import disk_errors, sync
+from segkit.cache import cache_root, open_lock
 from segkit.errors import InputError, SegkitError
 from segkit.shards.leftovers import LEFTOVERS, delete, delete_leftovers, write_leftovers
 from segkit.shards.upload import CLAIM, abandon, upload
 from segkit.stopping import cleanup_on_stop
-from segkit.storage import cache_root
 
 MANIFEST = "manifest.json"
 Content = Literal["shards", "run", "bank"]
@@ -188,7 +188,7 @@ def staging(
     Files that are written but not published stay there (`.vN.partial`), so that a later call can
     resume; without `resume`, a failure removes those of a local shard set, and new folders in which
     nothing was written. For a remote
-    destination, lock and directory are on this machine, under `segkit.storage.cache_root`.
+    destination, lock and directory are on this machine, under `segkit.cache.cache_root`.
 
     Args:
         destination: directory of the versions; created if missing.
@@ -209,7 +209,7 @@ def staging(
     new_folders = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = storage.open_lock(directory / _LOCK)
+        lock = open_lock(directory / _LOCK)
     except OSError as error:
         message = f"cannot be written to ({error.strerror})"
         raise InputError(message, file=directory, hint="choose another directory") from error
@@ -244,7 +244,7 @@ def _empty_folders_removed(directory: Path, new_folders: Sequence[Path]) -> Iter
 @contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
     """Hold the lock of a local directory of versions; SegkitError if another process writes."""
-    with storage.open_lock(directory / _LOCK) as lock:
+    with open_lock(directory / _LOCK) as lock:
         _lock(lock.fileno(), directory / _LOCK, directory)
         yield
 

@@ -20,7 +20,7 @@ from segkit import parse, storage
 from segkit.errors import InputError, SegkitError
 from segkit.images.decode import decode_rgb
 from segkit.sample import Sample
-from segkit.shards import arrow, label_files
+from segkit.shards import arrow, label_files, relative_names
 from segkit.shards.byte_cache import ByteCache
 from segkit.shards.labeled_image import LabeledImage
 from segkit.shards.locations import Locations, labels_only
@@ -75,7 +75,7 @@ class ShardSet:
 
     def as_parent(self, directory: str | Path) -> Parent:
         """This version as the manifest of a version in `directory` names its parent."""
-        path = storage.relocate(".", self.path, storage.location(directory))
+        path = relative_names.relocate(".", self.path, storage.location(directory))
         return Parent(path=path, version=self.version, digest=self.manifest.digest)
 
     def __getitem__(self, index: int) -> LabeledImage:

@@ -21,6 +21,7 @@ from segkit.shards.manifest import Ledger, Manifest
 from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, Staging, staging, versions
 from segkit.shards.reader import ShardSet, read_manifest
+from segkit.shards.relative_names import relocate
 from segkit.shards.shard import write_shard
 from segkit.shards.sidecar import read_shard
 from segkit.storage import file_sha256
@@ -263,8 +264,8 @@ def relocated(
     for sample, data in rows:
         image = sample.image
         try:
-            tar = image.tar and storage.relocate(image.tar, data.path, directory)
-            path = image.path and storage.relocate(image.path, data.path, directory)
+            tar = image.tar and relocate(image.tar, data.path, directory)
+            path = image.path and relocate(image.path, data.path, directory)
         except ValueError as error:  # a name that no file can have
             message, hint = f"names a file that cannot exist ({error})", label_files.DAMAGE_HINT
             raise InputError(message, file=data.path, record=sample.id, hint=hint) from error

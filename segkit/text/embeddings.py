@@ -29,8 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
+from segkit.cache import cache_root, exclusive_lock
 from segkit.errors import InputError
-from segkit.storage import cache_root, exclusive_lock
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy, normalize
 from segkit.text.encoders import MINILM, MINILM_MODEL, TextEncoder, Vectors, load_encoder
 from segkit.text.encoding import SHIPPED, Encoding

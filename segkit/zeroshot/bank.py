@@ -24,7 +24,8 @@ from segkit.shards.locations import parent_path
 from segkit.shards.manifest import Parent
 from segkit.shards.manifest_file import manifest_text, verify_content
 from segkit.shards.publish import MANIFEST, Staging, resolve
-from segkit.storage import file_sha256, reason, relocate
+from segkit.shards.relative_names import relocate
+from segkit.storage import file_sha256, reason
 from segkit.taxonomy import Taxonomy
 
 FEATURES, IMAGE_IDS = "features.safetensors", "image_ids.json"

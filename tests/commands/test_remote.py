@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from segkit import storage
+from segkit.cache import cache_root
 from segkit.shards import byte_cache
 from segkit.shards.reader import ShardSet
 from tests.store_proxy import StoreProxy
@@ -154,7 +155,7 @@ def test_every_stage_gives_the_bytes_of_local_files_from_a_flaky_store(
     (tmp_path / "remote").mkdir()
     assert every_stage(data, s3 / "sets", tmp_path / "remote") == expected
     assert len(s3_proxy.failures) == 4, "every kind of failure"
-    assert list((storage.cache_root() / "bytes").glob("??/*"))
+    assert list((cache_root() / "bytes").glob("??/*"))
 
 
 def test_file_urls_are_plain_folders(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_other_urls_are_not_requested(
 def test_other_urls_may_be_those_of_allowed_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("segkit.storage.join", lambda _, name: Path(name))
+    monkeypatch.setattr("segkit.shards.locations.join", lambda _, name: Path(name))
     allowed = ["https://host/photos"]
     assert locate(tmp_path, "https://host/photos/a.jpg", allowed).name == "a.jpg"
     for name in (

@@ -1,0 +1,40 @@
+"""The cache of a user on this machine, and lock files, by which processes share a folder.
+
+The system releases a lock when its process ends, however it ends. The file of a lock stays: if it
+were removed, a process that waits for it and one that makes it again would both hold a lock of that
+name.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+def cache_root() -> Path:
+    """$SEGKIT_CACHE, by default ~/.cache/segkit; it need not exist."""
+    return Path(os.environ.get("SEGKIT_CACHE", Path.home() / ".cache" / "segkit"))
+
+
+@contextmanager
+def exclusive_lock(file: Path) -> Iterator[None]:
+    """Hold the lock of a file on this machine; other processes that ask for it wait.
+
+    Args:
+        file: made if it is missing, and left there.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open_lock(file) as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+
+
+def open_lock(file: Path) -> IO[bytes]:
+    """Open a lock file, made if it is missing; OSError if it is a link or a folder.
+
+    Its content is left alone, and a FIFO does not block.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    return os.fdopen(os.open(file, flags, 0o666), "r+b", buffering=0)
