@@ -12,8 +12,8 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SLASHES = re.compile(r"(?<!:)/{2,}")
+_ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)
+"""Answers of a store that works: nothing is there, or nothing that may be read."""
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
@@ -125,8 +127,13 @@ def read_bytes(path: Path) -> bytes:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex; OSError if it cannot be read or is not a regular file."""
-    with require_regular(path).open("rb") as file:
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        OSError: it cannot be read, or is not a regular file.
+        SegkitError: the store failed.
+    """
+    with _store_errors(path), require_regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -170,19 +177,36 @@ def _store_error(path: Path, error: Exception) -> SegkitError:
     return SegkitError(f"{path}: the store failed ({reason(error)})", hint="run it again")
 
 
+@contextmanager
+def _store_errors(path: Path) -> Iterator[None]:
+    """Raise SegkitError for a store that failed, not for a path that is absent or impossible."""
+    try:
+        yield
+    except (*_ABSENT, ValueError):
+        raise
+    except Exception as error:  # each package has its own types for a failed connection
+        if not is_remote(path):
+            raise
+        raise _store_error(path, error) from error
+
+
 def parquet_file(path: Path, content: "pa.NativeFile | None" = None) -> "pq.ParquetFile":
     """Open a Parquet file and verify its page checksums; a remote row group is one request.
 
     Args:
         path: the file.
         content: its content, where it need not be read from `path`.
+
+    Raises:
+        SegkitError: the store failed when the file was opened.
     """
     import pyarrow.parquet as pq
 
     if content is not None or not is_remote(path):
         return pq.ParquetFile(content or path, page_checksum_verification=True)
     # no cache of fsspec's: pyarrow requests exactly what it needs
-    file: Any = _store(path).open(_remote(path).path, "rb", cache_type="none")
+    with _store_errors(path):
+        file: Any = _store(path).open(_remote(path).path, "rb", cache_type="none")
     return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True)
 
 
@@ -259,21 +283,51 @@ def _list_folder(folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         SegkitError: the store failed.
     """
+    return {name: entry for name, entry in _list(folder).items() if entry["type"] == "file"}
+
+
+def _list(folder: Path) -> dict[str, dict[str, Any]]:
+    """The metadata of all entries of a remote folder; errors of `_list_folder`."""
     try:
-        entries = _store(folder).ls(_remote(folder).path, detail=True)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        with _store_errors(folder):
+            entries = _store(folder).ls(_remote(folder).path, detail=True)
+    except _ABSENT:
         return {}
-    except ValueError:  # a name that is impossible in a URL
-        raise
-    except Exception as error:  # each package has its own types for a failed connection
-        raise _store_error(folder, error) from error
-    return {posixpath.basename(e["name"]): e for e in entries if e["type"] == "file"}
+    return {posixpath.basename(entry["name"].rstrip("/")): entry for entry in entries}
+
+
+def list_names(folder: Path) -> list[str]:
+    """Names of the files and folders in a folder; none if it is absent or a file.
+
+    Raises:
+        OSError: a local folder cannot be read.
+        SegkitError: the store failed.
+    """
+    if is_remote(folder):
+        return [*_list(folder)]
+    return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is a file; SegkitError if the store failed, which fsspec takes for False."""
+    if not is_remote(path):
+        return path.is_file()
+    try:
+        with _store_errors(path):
+            return bool(_store(path).info(_remote(path).path)["type"] == "file")
+    except _ABSENT:
+        return False
 
 
 def list_files(folder: Path) -> dict[str, int]:
-    """Bytes of all files under a remote folder, by their names relative to it."""
+    """Bytes of all files under a remote folder, by their names relative to it.
+
+    Raises:
+        SegkitError: the store failed.
+    """
     root = _remote(folder).path
-    entries = _store(folder).find(root, detail=True)
+    with _store_errors(folder):
+        entries = _store(folder).find(root, detail=True)
     return {posixpath.relpath(name, root): entry["size"] for name, entry in entries.items()}
 
 
@@ -288,8 +342,8 @@ def put(source: Path, path: Path) -> None:
 
 
 def delete(path: Path) -> None:
-    """Remove a remote file if it exists."""
-    with suppress(FileNotFoundError):
+    """Remove a remote file if it exists; SegkitError if the store failed."""
+    with suppress(FileNotFoundError), _store_errors(path):
         _store(path).rm_file(_remote(path).path)
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.shards.consistency import Violation
 from segkit.shards.locations import parent_path
@@ -51,9 +52,9 @@ def check_manifest(data: ShardSet) -> Iterator[Violation]:
         yield Violation("taxonomy", MANIFEST, "the classes are not in the order of their ids")
     yield from check_parents(data.path, manifest.parents)
     listed = {name for part in manifest.parts for name in (part.labels, part.images)}
-    for path in sorted(data.path.iterdir()):
-        if path.suffix in (".tar", ".parquet") and path.name not in listed:
-            yield Violation("unlisted-file", path.name, "the manifest does not list this file")
+    for name in sorted(storage.list_names(data.path)):
+        if name.endswith((".tar", ".parquet")) and name not in listed:
+            yield Violation("unlisted-file", name, "the manifest does not list this file")
 
 
 def check_parents(version: Path, parents: Iterable[Parent]) -> Iterator[Violation]:
@@ -100,7 +101,7 @@ def _content_digest(manifest: Manifest) -> str:
 
 def _is_file(path: Path) -> bool:
     try:
-        return path.is_file()
+        return storage.is_file(path)
     except OSError:  # a name that is too long
         return False
 

@@ -42,15 +42,11 @@ def parse_spec(spec: str | Path) -> tuple[Path, int | None]:
 
 
 def versions(directory: Path) -> dict[int, Path]:
-    """The published versions of a directory, in ascending order."""
-    if not directory.is_dir():
-        return {}
-    numbered = {
-        int(match[1]): entry
-        for entry in directory.iterdir()
-        if (match := _VERSION.fullmatch(entry.name))
-    }
-    return {n: numbered[n] for n in sorted(numbered) if (numbered[n] / MANIFEST).is_file()}
+    """The published versions of a directory, in order; SegkitError if its store failed."""
+    names = storage.list_names(directory)
+    numbers = sorted(int(match[1]) for name in names if (match := _VERSION.fullmatch(name)))
+    places = {number: directory / f"v{number}" for number in numbers}
+    return {n: path for n, path in places.items() if storage.is_file(path / MANIFEST)}
 
 
 def resolve(spec: str | Path) -> Path:
@@ -59,11 +55,13 @@ def resolve(spec: str | Path) -> Path:
     Raises:
         InputError: there is no published version, or not that one, or it is a link to a folder of
             another name.
+        SegkitError: the store failed.
     """
     directory, number = parse_spec(spec)
     if directory == Path():  # "." has no name
         directory = directory.absolute()
-    if number is None and _VERSION.fullmatch(directory.name) and (directory / MANIFEST).is_file():
+    is_version = number is None and _VERSION.fullmatch(directory.name)
+    if is_version and storage.is_file(directory / MANIFEST):
         return _own_name(directory)
     published = versions(directory)
     if not published:
