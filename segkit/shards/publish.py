@@ -89,6 +89,8 @@ class Staging:
     """Its directory until `publish`, always on this machine."""
     destination: Path
     version: int
+    resumable: bool
+    """Whether the same command resumes what is killed or stopped."""
     resumed: bool
     """Whether `path` holds the finished part of a killed run with the same fingerprint."""
     discarded: bool
@@ -125,6 +127,7 @@ class Staging:
                 self.path,
                 self.destination,
                 first=self.version,
+                resumable=self.resumable,
                 manifest=MANIFEST,
                 files=[entries[name] for name in keep & entries.keys() if name != MANIFEST],
             )
@@ -356,7 +359,7 @@ def _prepare(
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)  # keeps its inode from being reused
     try:
         inode = os.fstat(descriptor).st_ino
-        yield Staging(path, destination, version, resumed, discarded, inode)
+        yield Staging(path, destination, version, resume, resumed, discarded, inode)
     finally:
         os.close(descriptor)
 

@@ -22,7 +22,13 @@ _MAX_TRIES = 20
 
 
 def upload(
-    folder: Path, destination: Path, *, first: int, manifest: str, files: Collection[Path]
+    folder: Path,
+    destination: Path,
+    *,
+    first: int,
+    manifest: str,
+    files: Collection[Path],
+    resumable: bool,
 ) -> Path:
     """Publish a local folder as a version of a remote destination, or resume a killed upload.
 
@@ -32,12 +38,13 @@ def upload(
         first: the number to try first.
         manifest: name of the file that makes the version visible.
         files: the other files of the version.
+        resumable: whether the same command uses what was uploaded; otherwise it starts anew.
 
     Returns:
         The version's directory.
 
     Raises:
-        SegkitError: the store refused something or failed; the next call uses what was uploaded.
+        SegkitError: the store refused something or failed.
     """
     last = (folder / manifest).read_bytes()
     try:
@@ -55,7 +62,7 @@ def upload(
         raise
     except Exception as error:  # each package has its own types for a failed connection or login
         message = f"the upload stopped ({storage.reason(error)})"
-        hint = "run it again: it resumes after the uploaded files"
+        hint = "run it again: it resumes after the uploaded files" if resumable else "run it again"
         raise SegkitError(f"{destination}: {message}", hint=hint) from error
     return version
 

@@ -103,7 +103,7 @@ def test_an_interrupted_upload_is_invisible_and_resumes(store, monkeypatch, stop
                     (stage.path / name).write_text(f"text of {name}")
             return stage.publish(names)
 
-    with pytest.raises(SegkitError, match=r"the line is dead.*run it again"):
+    with pytest.raises(SegkitError, match="the line is dead.*run it again: it resumes after"):
         run()
     assert versions(store / "set") == {}
     assert run() == store / "set" / "v1"
@@ -115,9 +115,10 @@ def test_an_interrupted_upload_is_invisible_and_resumes(store, monkeypatch, stop
 
 
 def test_an_upload_that_is_not_resumed_is_removed_from_the_store(store, monkeypatch):
-    with monkeypatch.context() as broken, pytest.raises(SegkitError, match="full"):
+    with monkeypatch.context() as broken, pytest.raises(SegkitError, match="full") as stopped:
         broken.setattr(storage, "put", lambda source, path: (_ for _ in ()).throw(OSError("full")))
         write(store / "set")
+    assert str(stopped.value).endswith("; run it again"), "it does not resume"
     assert files(store / "set") == ["v1/upload.json"]
     assert write(store / "set", 1).path.name == "v1"
     assert "upload.json" not in files(store / "set" / "v1")
