@@ -152,7 +152,7 @@ def temporary_file_error(error: OSError) -> SegkitError:
     try:
         folder = tempfile.gettempdir()
     except OSError:  # no folder can be written to
-        folder = os.environ.get("TMPDIR", "/tmp")
+        folder = os.environ.get("TMPDIR") or "/tmp"
     message = f"{folder}: temporary files cannot be written ({error.strerror or error})"
     return SegkitError(message, hint="set TMPDIR to a folder on a disk with more room")
 

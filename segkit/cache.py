@@ -12,10 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from segkit.errors import InputError
+
 
 def cache_root() -> Path:
-    """$SEGKIT_CACHE, by default ~/.cache/segkit; it need not exist."""
-    return Path(os.environ.get("SEGKIT_CACHE", Path.home() / ".cache" / "segkit"))
+    """$SEGKIT_CACHE, by default ~/.cache/segkit; it need not exist.
+
+    Raises:
+        InputError: the variable is unset or empty, and the user has no home directory.
+    """
+    if text := os.environ.get("SEGKIT_CACHE"):
+        return Path(text)
+    try:
+        return Path.home() / ".cache" / "segkit"
+    except RuntimeError as error:
+        message, hint = "this user has no home directory", "set SEGKIT_CACHE to a folder"
+        raise InputError(message, hint=hint) from error
 
 
 @contextmanager

@@ -108,7 +108,7 @@ class LabelTask:
         """Open the model in this process; returns the function that writes a shard."""
         label = self.open_label(device)
         on_cpu = device == "cpu" and "torch" in sys.modules  # GrabCut and shapes do without it
-        if on_cpu and self.threads is not None and "OMP_NUM_THREADS" not in os.environ:
+        if on_cpu and self.threads is not None and not os.environ.get("OMP_NUM_THREADS"):
             import torch
 
             torch.set_num_threads(self.threads)

@@ -129,7 +129,7 @@ def _session(address: str | None, workers: int | None) -> Iterator[ModuleType]:
     with (
         redirect_stdout(sys.stderr),
         cleanup_on_stop(),
-        _connection(address or os.environ.get("RAY_ADDRESS"), workers) as ray,
+        _connection(address or os.environ.get("RAY_ADDRESS") or None, workers) as ray,
     ):
         try:
             yield ray

@@ -103,7 +103,7 @@ def test_an_interrupted_upload_is_invisible_and_resumes(store, monkeypatch, stop
                     (stage.path / name).write_text(f"text of {name}")
             return stage.publish(names)
 
-    with pytest.raises(SegkitError, match="the line is dead.*run it again: it resumes after"):
+    with pytest.raises(SegkitError, match=r"the line is dead.*run it again: it resumes after"):
         run()
     assert versions(store / "set") == {}
     assert run() == store / "set" / "v1"
