@@ -115,14 +115,29 @@ def new_directory(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)  # of a killed process
             draft.mkdir()
             yield draft
-            if not replace:
+            if replace:
+                _swap(draft, path)
+            else:
                 _require_new(path)  # another process may have written it meanwhile
-            elif path.exists():
-                shutil.rmtree(path)
-            draft.replace(path)
+                draft.replace(path)
             sync(path.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def _swap(draft: Path, path: Path) -> None:
+    """Give a draft the name of a folder; the old folder disappears at once, not file by file."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)  # of a killed process
+    if path.exists():
+        path.rename(old)
+    try:
+        draft.replace(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

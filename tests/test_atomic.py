@@ -1,3 +1,4 @@
+import errno
 import os
 import resource
 import signal
@@ -86,6 +87,46 @@ def test_a_directory_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     with new_directory(out, replace=True) as draft:
         (draft / "c").touch()
     assert (names(out), names(out.parent)) == (["c"], ["exported"])
+
+
+def test_a_folder_that_is_replaced_is_complete_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kill comes when the old files are deleted; the next call removes what is left."""
+    out = tmp_path / "overlays"
+
+    def replace(name: str) -> None:
+        with new_directory(out, replace=True) as draft:
+            (draft / name).touch()
+
+    replace("old")
+
+    def kill(path: Path, **_: object) -> None:
+        if "old" in {file.name for file in path.glob("*")}:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr("segkit.atomic.shutil.rmtree", kill)
+        replace("new")
+    assert (names(out), names(tmp_path)) == (["new"], [".overlays.old", "overlays"])
+    replace("newer")
+    assert (names(out), names(tmp_path)) == (["newer"], ["overlays"])
+
+
+def test_a_folder_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "overlays"
+    out.mkdir()
+    (out / "old").touch()
+
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="Input/output"), new_directory(out, replace=True):
+        pass
+    assert (names(out), names(tmp_path)) == (["old"], ["overlays"])
 
 
 def test_a_directory_that_another_process_has_written_meanwhile_is_kept(tmp_path: Path) -> None:
