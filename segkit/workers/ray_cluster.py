@@ -92,12 +92,8 @@ def ray_devices(
             message = f"{count} devices, the cluster has {available} {kind}s"
             raise InputError(message, record="--devices", hint=f"give at most {available}, or all")
         setup = ray.put(_TaskSetup(make, tuple(folders)))
-        actor = ray.remote(
-            num_cpus=1,
-            num_gpus=int(kind == "GPU"),
-            max_restarts=_RETRIES,
-            max_task_retries=_RETRIES,
-        )(_DeviceActor)
+        retries = {"max_restarts": _RETRIES, "max_task_retries": _RETRIES}
+        actor = ray.remote(**_demand(kind), **retries)(_DeviceActor)
         actors = [actor.remote("cpu" if on_cpu else "auto") for _ in range(count or available)]
         load = dict.fromkeys(range(len(actors)), 0)
 
@@ -166,6 +162,16 @@ def _tracked(
     finally:
         for ref in tuple(pending):
             ray.cancel(ref, force=force)
+
+
+def _demand(kind: str) -> dict[str, int]:
+    """The resources of an actor on a device, a GPU or a CPU.
+
+    That on a GPU takes no CPU: nodes with fewer CPUs than GPUs would never start some of them, and
+    their tasks would wait forever.
+    """
+    is_gpu = kind == "GPU"
+    return {"num_cpus": int(not is_gpu), "num_gpus": int(is_gpu)}
 
 
 @contextmanager

@@ -181,6 +181,12 @@ def test_work_without_a_model_uses_the_cpus_of_a_cluster_with_gpus(
         assert size == 2
 
 
+def test_an_actor_takes_its_device_and_nothing_else() -> None:
+    """A node with fewer CPUs than GPUs starts an actor on each GPU."""
+    assert ray_cluster._demand("GPU") == {"num_cpus": 0, "num_gpus": 1}
+    assert ray_cluster._demand("CPU") == {"num_cpus": 1, "num_gpus": 0}
+
+
 def test_a_folder_that_nodes_do_not_share_is_reported_in_one_line(
     tmp_path: Path, address: str
 ) -> None:
