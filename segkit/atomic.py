@@ -18,7 +18,7 @@ from typing import IO
 from segkit.cache import open_lock
 from segkit.errors import InputError, SegkitError
 from segkit.stopping import cleanup_on_stop, removed_on_stop
-from segkit.storage import writable
+from segkit.storage import require_short_names, writable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Errors of a disk that takes no more, whatever is written to it."""
@@ -73,7 +73,8 @@ def new_file(path: Path) -> Iterator[Path]:
 
 def require_writable(path: Path) -> None:
     """Raise InputError if a file cannot be created or replaced: it is a folder, or in a folder that
-    cannot be written to."""
+    cannot be written to, or its name is too long."""
+    require_short_names(path)
     if path.is_dir():
         raise InputError("is a folder", file=path, hint="give the name of a file")
     writable(path.parent)
@@ -96,10 +97,11 @@ def new_directory(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         replace: replace an existing folder, instead of refusing one that is not empty.
 
     Raises:
-        InputError: `path` cannot be created, or exists and is not empty, a mount point, or the
-            current folder.
+        InputError: `path` cannot be created, has a name that is too long, or exists and is not
+            empty, a mount point, or the current folder.
         SegkitError: another process is writing it, or the disk is full.
     """
+    require_short_names(Path(path))
     path = _resolved(Path(path))
     if not replace:
         _require_new(path)

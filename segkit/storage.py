@@ -80,18 +80,34 @@ def writable(text: str | Path) -> Path:
 
     Raises:
         InputError: the path, or else its closest existing parent, is not a folder that can be
-            written to. In a store, only writing shows what is allowed.
+            written to, or a name is too long. In a store, only writing shows what is allowed.
     """
     path = location(text)
     if is_remote(path):
         return path
-    candidates = (path.absolute(), *path.absolute().parents)
-    existing = next(folder for folder in candidates if os.access(folder, os.F_OK))
+    existing = require_short_names(path)
     code = errno.EACCES if existing.is_dir() else errno.ENOTDIR
     if code == errno.ENOTDIR or not os.access(existing, os.W_OK | os.X_OK):
         message = f"cannot be written to ({os.strerror(code)})"
         raise InputError(message, file=existing, hint="choose another directory")
     return path
+
+
+def require_short_names(path: Path) -> Path:
+    """Return the closest existing parent of a local path, or itself.
+
+    Raises:
+        InputError: a name below that folder is too long for its file system.
+    """
+    place = path.absolute()
+    existing = next(p for p in (place, *place.parents) if os.access(p, os.F_OK))
+    names = place.relative_to(existing).parts
+    limit = os.pathconf(existing, "PC_NAME_MAX") if names else 0
+    for name in names:
+        if (size := len(os.fsencode(name))) > limit:
+            message = f"a name of {size} bytes, where {limit} are allowed"
+            raise InputError(message, file=f"{name[:32]}...", hint="give a shorter name")
+    return existing
 
 
 def writable_local(text: str | Path) -> Path:
@@ -127,12 +143,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex.
-
-    Raises:
-        OSError: it cannot be read, or is not a regular file.
-        SegkitError: the store failed.
-    """
+    """SHA-256 of a file, in hex; OSError if it cannot be read or is not a regular file, SegkitError
+    if the store failed."""
     with _store_errors(path), require_regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -196,9 +208,6 @@ def parquet_file(path: Path, content: "pa.NativeFile | None" = None) -> "pq.Parq
     Args:
         path: the file.
         content: its content, where it need not be read from `path`.
-
-    Raises:
-        SegkitError: the store failed when the file was opened.
     """
     import pyarrow.parquet as pq
 
@@ -300,11 +309,13 @@ def list_names(folder: Path) -> list[str]:
     """Names of the files and folders in a folder; none if it is absent or a file.
 
     Raises:
+        InputError: a name in a local path is too long.
         OSError: a local folder cannot be read.
         SegkitError: the store failed.
     """
     if is_remote(folder):
         return [*_list(folder)]
+    require_short_names(folder)
     return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
 
 

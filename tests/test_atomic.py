@@ -290,6 +290,11 @@ def test_folders_that_cannot_be_written_to_are_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(InputError, match="is a folder; give the name of a file"):
         write_text(tmp_path, "text")
+    long = tmp_path / ("x" * 256)
+    with pytest.raises(InputError, match="give a shorter name"), new_directory(long):
+        pass
+    with pytest.raises(InputError, match="give a shorter name"):
+        write_text(long, "text")
 
 
 def test_a_file_in_a_folder_without_permission_is_refused(

@@ -64,6 +64,17 @@ def test_an_unwritable_path_names_the_folder_in_the_way(tmp_path, monkeypatch):
         writable(tmp_path / "a" / "b")
 
 
+def test_a_name_that_is_too_long_is_refused_even_in_a_missing_folder(tmp_path):
+    assert writable(tmp_path / "new" / ("x" * 255))
+    long = tmp_path / ("é" * 128)
+    message = r"name of 256 bytes, where 255 are allowed; give a shorter name"
+    for path in (long, tmp_path / "new" / ("x" * 256) / "y"):
+        with pytest.raises(InputError, match=message):
+            writable(path)
+        with pytest.raises(InputError, match=message):
+            storage.list_names(path)
+
+
 def test_a_store_is_not_checked_before_writing(s3):
     assert str(writable(f"{s3}a")) == f"{s3}a"
 

@@ -105,6 +105,14 @@ def test_no_part_is_published_if_one_cannot_be(make_set, tmp_path):
     assert not (out / "train").exists()
 
 
+def test_no_part_is_published_if_a_name_is_too_long(make_set, tmp_path):
+    data = make_set()
+    parts = {sample.id: "x" * 256 if n else "ok" for n, sample in enumerate(data.samples())}
+    with pytest.raises(InputError, match="a name of 256 bytes, where 255 are allowed"):
+        split(data, tmp_path / "parts", parts, {})
+    assert not (tmp_path / "parts").exists()
+
+
 def test_a_split_by_share_is_a_partition_of_the_stated_sizes(make_set, tmp_path):
     data = make_set(count=10)
     parts = assign_by_share(data, {"train": 0.7, "val": 0.3}, seed=1)
