@@ -36,7 +36,7 @@ demo: setup
 # Two halves at once, because the suite takes ten minutes of one core; the first is printed last.
 # One thread each: on a busy machine, a second one costs more time than it saves.
 FIRST_HALF := $(addprefix tests/,browse commands data demo docs export images masks metrics \
-	recipes report runs shards text)
+	model recipes report runs shards text)
 test: setup
 	@log=$$(mktemp); export OMP_NUM_THREADS=1; \
 	$(BIN)/pytest $(FIRST_HALF) >$$log 2>&1 & first=$$!; \

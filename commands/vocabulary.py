@@ -162,7 +162,7 @@ def _shard_set(name: str) -> "ShardSet | None":
     try:
         is_local = name.strip() and (versions(directory) or (directory / MANIFEST).is_file())
         is_set = is_remote(directory) or bool(is_local)
-    except (OSError, ValueError):  # a name that no folder can have
+    except (InputError, OSError, ValueError):  # a name that no folder can have
         return None
     return ShardSet.open(name) if is_set else None
 

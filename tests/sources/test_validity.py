@@ -255,7 +255,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "area 0": ({"area": 0}, {"area-mismatch": 1}),
     "area far too large": ({"area": 1e6}, {"area-mismatch": 1}),
     "area of the polygon": ({"area": 99.5}, {}),
-    "odd score": ({"score": -7}, {}),
+    "odd score": ({"score": -7}, {"score-out-of-range": 1}),
     "empty run": (
         {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [26, 3, 0, 7, HEIGHT * WIDTH - 36]}},
         {"non-canonical-rle": 1, "area-mismatch": 1},
