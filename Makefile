@@ -33,8 +33,8 @@ $(STAMP): pyproject.toml
 demo: setup
 	$(BIN)/segkit demo --out demo-out
 
-# Two halves at once, because the suite takes ten minutes of one core; the first is printed last.
-# One thread each: on a busy machine, a second one costs more time than it saves.
+# Two halves at once, because the suite takes over twenty minutes of one core; the first is printed
+# last. One thread each: on a busy machine, a second one costs more time than it saves.
 FIRST_HALF := $(addprefix tests/,browse commands data demo docs export images masks metrics \
 	model recipes report runs shards text)
 test: setup

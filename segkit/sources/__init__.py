@@ -20,6 +20,7 @@ The interface, and what sources share:
     label_maps.py      read ids or indices from PNG label maps
     index_masks.py     base of the sources of index PNGs: images and masks paired by name
     labels_file.py     read lists of labels, one class a line
+    vocabulary_file.py  open the vocabulary that a user names
     class_info.py      read class tables in the form of ADE20K's objectInfo150.csv
 
 What people draw in labeling tools:
