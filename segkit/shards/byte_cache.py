@@ -41,6 +41,8 @@ class ByteCache:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
         self._too_large: set[str] = set()
+        self._verified: dict[str, tuple[int, int]] = {}
+        """Inode and bytes of the files that had their digest when this process first used them."""
 
     @classmethod
     def from_environment(cls) -> "ByteCache | None":
@@ -78,7 +80,8 @@ class ByteCache:
     def open(self, digest: str, load: Callable[[], bytes]) -> pa.NativeFile | None:
         """A content as an open file, which a later eviction does not close.
 
-        A file that was kept is not verified: the pages of labels have checksums of their own.
+        A file is compared with its digest at its first use in a process only: a row group of labels
+        takes a small part of it. One that differs is loaded anew.
 
         Args:
             digest, load: as of `read`.
@@ -90,13 +93,27 @@ class ByteCache:
             return None
         file = self._file(digest)
         try:
-            opened = pa.OSFile(str(file))
-            _touch(file)
-            return opened
-        except OSError:
-            data = load()
-            self._keep(digest, data)
-            return pa.BufferReader(data)
+            if self._is_intact(digest):
+                opened = pa.OSFile(str(file))
+                _touch(file)
+                return opened
+        except OSError:  # missing, or deleted just now
+            pass
+        data = load()
+        self._keep(digest, data)
+        return pa.BufferReader(data)
+
+    def _is_intact(self, digest: str) -> bool:
+        """Whether a kept file has its digest; OSError if it is missing."""
+        with self._file(digest).open("rb") as file:
+            status = os.fstat(file.fileno())
+            version = status.st_ino, status.st_size
+            if self._verified.get(digest) == version:
+                return True
+            intact = hashlib.file_digest(file, "sha256").hexdigest() == digest
+        if intact:
+            self._verified[digest] = version
+        return intact
 
     def _file(self, digest: str) -> Path:
         return self.folder / digest[:2] / digest

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,6 +165,66 @@ def test_a_set_in_a_store_is_read_once(
         ]
         ranges.append(s3_proxy.ranges - before)
     assert ranges == [len(expected), 0]
+
+
+def flip_byte(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[: len(data) // 2], lambda data: b"", flip_byte, lambda data: data + b"x"],
+    ids=["truncated", "empty", "flipped", "longer"],
+)
+def test_damaged_labels_are_read_from_the_store_and_replaced(
+    damage: Callable[[bytes], bytes],
+    s3: Path,
+    s3_proxy: StoreProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(byte_cache.LIMIT, "1MB")
+    written = write(s3 / "set")
+    expected = [sample.segments for sample in write(tmp_path / "set").samples()]
+    assert [sample.segments for sample in written.samples()] == expected
+    (part, *_) = written.manifest.parts
+    cache = ByteCache.from_environment()
+    assert cache is not None
+    file = cache.folder / part.labels_sha256[:2] / part.labels_sha256
+    intact = file.read_bytes()
+    file.write_bytes(damage(intact))
+    for _ in range(2):
+        opened = ShardSet.open(s3 / "set")
+        assert [sample.segments for sample in opened.samples()] == expected
+        assert file.read_bytes() == intact
+    before = s3_proxy.ranges
+    list(ShardSet.open(s3 / "set").samples())
+    assert s3_proxy.ranges == before, "the replaced file is used"
+
+
+def test_a_kept_file_is_compared_once_in_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+    file_digest = hashlib.file_digest
+
+    def count(file: Any, name: str) -> Any:
+        compared.append(name)
+        return file_digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", count)
+    for _ in range(2):
+        cache = ByteCache(tmp_path, 20 * SIZE)
+        for _ in range(3):
+            opened = cache.open(digest(1), lambda: content(1))
+            assert opened is not None and opened.read() == content(1)
+    assert len(compared) == 2
+    (file,) = tmp_path.glob("??/*")
+    file.write_bytes(b"")
+    opened = cache.open(digest(1), lambda: content(1))
+    assert opened is not None and opened.read() == content(1)
+    assert file.read_bytes() == content(1)
 
 
 def test_validate_reads_the_store_and_no_cache(s3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
