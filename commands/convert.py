@@ -318,7 +318,14 @@ def _run(
                 report = engine.check(source, options, on_progress=advance)
             else:
                 noted = _noted_arguments(arguments)
-                report = engine.convert(source, out, options, arguments=noted, on_progress=advance)
+                report = engine.convert(
+                    source,
+                    out,
+                    options,
+                    arguments=noted,
+                    on_progress=advance,
+                    on_resume=advance.resume,
+                )
     except engine.DefectsError as error:
         fail(error.report, source, option, time.perf_counter() - started, common.as_json)
     seconds = time.perf_counter() - started

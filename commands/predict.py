@@ -180,7 +180,8 @@ def predict(
                     taxonomy=taxonomy,
                     workers=workers,
                     force=force,
-                    on_image=advance,
+                    on_images=advance,
+                    on_resume=advance.resume,
                 )
             else:
                 predictions = predict_files(
@@ -193,7 +194,8 @@ def predict(
                     ledger=tally.ledger(),
                     workers=workers,
                     force=force,
-                    on_image=advance,
+                    on_images=advance,
+                    on_resume=advance.resume,
                 )
         version = f"v{predictions.version}"
         folders = {}

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial, wraps
-from typing import Any
+from functools import wraps
+from typing import Any, Protocol
 
 import typer
 from rich.progress import (
@@ -27,8 +27,6 @@ from .common import print_line, stderr
 
 LINE_SECONDS = 30.0
 """Between two lines where stderr is no terminal."""
-Advance = Callable[..., None]
-"""Called with the number of items that are done, or without one for a single item."""
 
 _QUIET = typer.Option(False, "--quiet", help="Show no progress on stderr.")
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
@@ -62,6 +60,16 @@ def is_quiet() -> bool:
     return _quiet.get()
 
 
+class Advance(Protocol):
+    """Advances a display."""
+
+    def __call__(self, number: int = 1, /) -> None:
+        """Count items that were just done."""
+
+    def resume(self, number: int, /) -> None:
+        """Count items that an interrupted run had done; they are not part of the rate."""
+
+
 class _Rate(ProgressColumn):
     """Items a second."""
 
@@ -88,25 +96,43 @@ def progress_bar(label: str, total: int | None) -> Iterator[Advance]:
     """Progress of one loop; yields a function that advances it."""
     if is_quiet() or stderr.is_terminal:
         with progress() as bar:
-            yield partial(bar.advance, bar.add_task(printable(label), total=total))
+            yield _Bar(bar, label, total)
     else:
-        yield _Lines(label, total).advance
+        yield _Lines(label, total)
+
+
+class _Bar:
+    """A bar with the items that are done."""
+
+    def __init__(self, bar: Progress, label: str, total: int | None) -> None:
+        self.bar, self.task = bar, bar.add_task(printable(label), total=total)
+
+    def __call__(self, number: int = 1, /) -> None:
+        self.bar.advance(self.task, number)
+
+    def resume(self, number: int, /) -> None:
+        # `advance` and `update` would take them for work of this moment
+        self.bar.tasks[0].completed += number
 
 
 class _Lines:
     """Lines with the items that are done, their rate and the time that the rest takes."""
 
     def __init__(self, label: str, total: int | None) -> None:
-        self.label, self.total, self.done = label, total, 0
+        self.label, self.total, self.done, self.resumed = label, total, 0, 0
         self.start = self.last = time.monotonic()
 
-    def advance(self, number: int = 1) -> None:
+    def resume(self, number: int, /) -> None:
+        self.resumed += number
+        self.done += number
+
+    def __call__(self, number: int = 1, /) -> None:
         self.done += number
         now = time.monotonic()
         if now - self.last < LINE_SECONDS:
             return
         self.last = now
-        rate = self.done / (now - self.start)
+        rate = (self.done - self.resumed) / (now - self.start)
         of_all, eta = "", ""
         if self.total is not None:
             of_all = f"/{self.total}"

@@ -170,7 +170,8 @@ def pseudolabel(
             workers=workers,
             spec=spec,
             force=force,
-            on_image=advance,
+            on_images=advance,
+            on_resume=advance.resume,
         )
     arguments = layer.manifest.arguments
     figures = describe_masks(layer, boxes)

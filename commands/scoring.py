@@ -137,7 +137,13 @@ class PredictionSource:
             note(f"instances that score below {lowest:g} are left out; {fix}")
         with progress_bar(f"predict {truth.path.parent.name}", len(truth)) as advance:
             shards = predict_set(
-                run, truth, task, out / "predictions", workers=self.workers, on_image=advance
+                run,
+                truth,
+                task,
+                out / "predictions",
+                workers=self.workers,
+                on_images=advance,
+                on_resume=advance.resume,
             )
         print_line(f"predictions: {shards.path}")
         return shards, shards

@@ -38,9 +38,9 @@ from segkit.runs.run import Run
 from segkit.shards.reader import ShardSet
 from segkit.workers.devices import Workers
 
-OnImage = Callable[[], None]
-Turn = Callable[[OnImage], object]
-"""Labels all images; calls its argument once for each."""
+OnImages = Callable[[int], None]
+Turn = Callable[[OnImages], object]
+"""Labels all images; calls its argument with the number of each few that are done."""
 AT_ONCE = 1e-3
 """Seconds: images that are reported without a longer pause are of one shard."""
 BARE, BARE_TWICE, ONE_CORE = "bare", "bare, two processes", "one process, one core"
@@ -77,13 +77,13 @@ def main() -> None:
             if options.ray:
                 workers["two actors of Ray"] = Workers("ray", 2)
 
-        def predict(chosen: Workers, on_image: OnImage) -> None:
+        def predict(chosen: Workers, on_images: OnImages) -> None:
             out = folder / "predicted"
-            predict_set(run, boxes, "panoptic", out, workers=chosen, on_image=on_image)
+            predict_set(run, boxes, "panoptic", out, workers=chosen, on_images=on_images)
 
-        def label(chosen: Workers, on_image: OnImage) -> None:
+        def label(chosen: Workers, on_images: OnImages) -> None:
             spec, out = TeacherSpec(str(checkpoint), "box-prompts"), folder / "masks"
-            pseudolabel(run, boxes, out, workers=chosen, spec=spec, on_image=on_image)
+            pseudolabel(run, boxes, out, workers=chosen, spec=spec, on_images=on_images)
 
         images, count = len(boxes), boxes.manifest.statistics.boxes_only
         rows = compare("predict", images, 0, run, predict, workers, options.repeats)
@@ -126,17 +126,17 @@ def compare(
     images: int,
     boxes: int,
     run: Run,
-    label: Callable[[Workers, OnImage], object],
+    label: Callable[[Workers, OnImages], object],
     workers: dict[str, Workers],
     repeats: int,
 ) -> list[tuple[str, ...]]:
     """Rows of a command: rates of the bare forward passes and of each number of workers."""
-    inputs = record_inputs(run.model, lambda: label(Workers(), lambda: None))
+    inputs = record_inputs(run.model, lambda: label(Workers(), lambda images: None))
     counts = {BARE_TWICE: 2} | {key: value.count or 1 for key, value in workers.items()}
-    turns: dict[str, Turn] = {BARE: lambda on_image: replay(run, inputs)}
+    turns: dict[str, Turn] = {BARE: lambda on_images: replay(run, inputs)}
     if run.device.type == "cpu" and hasattr(os, "sched_setaffinity"):
-        turns[BARE_TWICE] = lambda on_image: replay_twice(run, inputs)
-        turns[ONE_CORE] = lambda on_image: on_one_core(partial(label, Workers(), on_image))
+        turns[BARE_TWICE] = lambda on_images: replay_twice(run, inputs)
+        turns[ONE_CORE] = lambda on_images: on_one_core(partial(label, Workers(), on_images))
     turns |= {key: partial(label, value) for key, value in workers.items()}
     seconds: dict[str, list[float]] = {key: [] for key in turns}
     rates: dict[str, list[float]] = {key: [] for key in turns}
@@ -186,7 +186,7 @@ def time_of(turn: Turn, images: int, workers: int) -> tuple[float, float]:
     """Seconds of a turn, until the device has finished; images per second after the start."""
     times: list[float] = []
     started = time.perf_counter()
-    turn(lambda: times.append(time.perf_counter()))
+    turn(lambda images: times.extend([time.perf_counter()] * images))
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     total = time.perf_counter() - started

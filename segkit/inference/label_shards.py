@@ -30,6 +30,8 @@ enough that little is lost by a kill."""
 Counts = Mapping[str, int]
 Label = Callable[[Iterable[Any]], Iterator[tuple[Sample, Counts]]]
 """Items of a shard -> in order, their samples with new segments, each with counts of them."""
+OnLabeled = Callable[[int, Counts], None]
+"""Called with the number of images that were just labeled, and the sums of their counts."""
 
 
 def rows_per_shard(images: int) -> int:
@@ -104,7 +106,7 @@ class LabelTask:
         start = index * self.shard_rows
         return range(start, min(len(self.items), start + self.shard_rows))
 
-    def open_worker(self, device: str) -> Callable[[int], int]:
+    def open_worker(self, device: str) -> Callable[[int], tuple[int, Counts]]:
         """Open the model in this process; returns the function that writes a shard."""
         label = self.open_label(device)
         on_cpu = device == "cpu" and "torch" in sys.modules  # GrabCut and shapes do without it
@@ -114,8 +116,10 @@ class LabelTask:
             torch.set_num_threads(self.threads)
         return partial(self.write, label)
 
-    def write(self, label: Label, index: int, on_image: Callable[[], None] = lambda: None) -> int:
-        """Write a shard; returns its number of images."""
+    def write(
+        self, label: Label, index: int, on_labeled: OnLabeled = lambda images, counts: None
+    ) -> tuple[int, Counts]:
+        """Write a shard; returns its number of images and the sums of their counts."""
         image_roots: dict[str, str] = {}
         counts: Counter[str] = Counter()
 
@@ -123,11 +127,11 @@ class LabelTask:
             for sample, of_sample in label(self.items[row] for row in self.rows(index)):
                 counts.update(of_sample)
                 yield sample
-                on_image()
+                on_labeled(1, of_sample)
 
         notes: dict[str, Any] = {"image_roots": image_roots, "counts": counts}
         records = self.items.records(labeled(), image_roots)
-        return write_shard(self.stage, index, records, notes=notes).counts.images
+        return write_shard(self.stage, index, records, notes=notes).counts.images, counts
 
     def finished(self, index: int) -> Shard | None:
         """A shard that was written before and is intact."""
@@ -145,7 +149,8 @@ def label_shards(
     *,
     workers: Workers = Workers(),
     force: bool = True,
-    on_image: Callable[[], None] = lambda: None,
+    on_labeled: OnLabeled = lambda images, counts: None,
+    on_resume: Callable[[int], None] = lambda images: None,
 ) -> tuple[ShardSet, Counter[str]]:
     """Publish new labels for the images of a set.
 
@@ -161,7 +166,8 @@ def label_shards(
             another run's shards can be used. The set becomes the first parent.
         workers: the devices.
         force: as of `finish`.
-        on_image: called once for each image, for those of finished shards too.
+        on_labeled: called as images are labeled; if there are workers, once for each shard.
+        on_resume: called before, with the number of images in the finished shards.
 
     Returns:
         The version, and the counts of all samples together.
@@ -170,7 +176,8 @@ def label_shards(
     check_destination(destination, (data,))
     fingerprint = {**fingerprint_of(header), "data": data.manifest.digest}
     with staging(destination, fingerprint, resume=True) as stage:
-        shards = write_shards(stage, SetItems(data, stage.home), open_label, workers, on_image)
+        items = SetItems(data, stage.home)
+        shards = write_shards(stage, items, open_label, workers, on_labeled, on_resume)
         notes = [shard.notes for shard in shards if shard is not None]
         image_roots = {
             name: digest for note in notes for name, digest in note["image_roots"].items()
@@ -185,7 +192,8 @@ def write_shards(
     items: Items,
     open_label: Callable[[str], Label],
     workers: Workers,
-    on_image: Callable[[], None],
+    on_labeled: OnLabeled,
+    on_resume: Callable[[int], None],
 ) -> list[Shard | None]:
     """Label all images, but for those of finished shards; returns the shards.
 
@@ -194,33 +202,27 @@ def write_shards(
     Args:
         stage: where they are written.
         items: the images.
-        open_label, workers, on_image: as of `label_shards`.
+        open_label, workers, on_labeled, on_resume: as of `label_shards`.
     """
     threads = None if workers.in_process else workers.threads
     task = LabelTask(items, stage.path, open_label, rows_per_shard(len(items)), threads)
-    _write_missing(task, workers, on_image)
+    missing = [index for index in range(task.count) if task.finished(index) is None]
+    if resumed := len(items) - sum(len(task.rows(index)) for index in missing):
+        on_resume(resumed)
+    if missing:
+        _write(task, missing, workers, on_labeled)
     return [read_shard(stage.path, index, verify=False) for index in range(task.count)]
 
 
-def _write_missing(task: LabelTask, workers: Workers, on_image: Callable[[], None]) -> None:
-    missing = []
-    for index in range(task.count):
-        if task.finished(index) is None:
-            missing.append(index)
-        else:
-            for _ in task.rows(index):
-                on_image()
-    if not missing:
-        return
+def _write(task: LabelTask, shards: Iterable[int], workers: Workers, on_labeled: OnLabeled) -> None:
     if workers.in_process:
         label = task.open_label("auto")
-        for index in missing:
-            task.write(label, index, on_image)
+        for index in shards:
+            task.write(label, index, on_labeled)
         return
     folders = [path for path in (task.items.folder, task.stage) if not storage.is_remote(path)]
-    for images in workers.run(task.open_worker, [(index,) for index in missing], folders):
-        for _ in range(images):
-            on_image()
+    for images, counts in workers.run(task.open_worker, [(index,) for index in shards], folders):
+        on_labeled(images, counts)
 
 
 def fingerprint_of(header: Header) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def predict_set(
     taxonomy: Taxonomy | None = None,
     workers: Workers = Workers(),
     force: bool = True,
-    on_image: Callable[[], None] = lambda: None,
+    on_images: Callable[[int], None] = lambda images: None,
+    on_resume: Callable[[int], None] = lambda images: None,
 ) -> ShardSet:
     """Predict every image of a set, and publish a label layer over the same images.
 
@@ -103,7 +104,8 @@ def predict_set(
         taxonomy: the classes to predict; by default the set's own.
         workers: devices that share the work; each loads the run.
         force: as of `segkit.shards.writer.finish`.
-        on_image: called once for each image.
+        on_images: called with the number of images that were just predicted.
+        on_resume: called before, with the number of those that an interrupted run had predicted.
 
     Raises:
         InputError: the set holds labels only, or the run may have seen an unseen class.
@@ -121,7 +123,14 @@ def predict_set(
     )
     open_label = _opener(run, label, workers)
     layer, _ = label_shards(
-        out, data, open_label, header, workers=workers, force=force, on_image=on_image
+        out,
+        data,
+        open_label,
+        header,
+        workers=workers,
+        force=force,
+        on_labeled=lambda images, counts: on_images(images),
+        on_resume=on_resume,
     )
     return layer
 
@@ -154,7 +163,8 @@ def predict_files(
     ledger: Ledger | None = None,
     workers: Workers = Workers(),
     force: bool = True,
-    on_image: Callable[[], None] = lambda: None,
+    on_images: Callable[[int], None] = lambda images: None,
+    on_resume: Callable[[int], None] = lambda images: None,
 ) -> ShardSet:
     """Predict image files, and publish a set that references them.
 
@@ -168,7 +178,8 @@ def predict_files(
         ledger: the account of all files, from `check_files`.
         workers: devices that share the work; each loads the run.
         force: as of `segkit.shards.writer.finish`.
-        on_image: called once for each image.
+        on_images: called with the number of images that were just predicted.
+        on_resume: called before, with the number of those that an interrupted run had predicted.
 
     Raises:
         InputError: a file is not an image.
@@ -187,7 +198,14 @@ def predict_files(
     items = FileItems.from_files(files, root)
     fingerprint = {**fingerprint_of(header), "files": items.state()}
     with staging(out, fingerprint, resume=True) as stage:
-        shards = write_shards(stage, items, _opener(run, label, workers), workers, on_image)
+        shards = write_shards(
+            stage,
+            items,
+            _opener(run, label, workers),
+            workers,
+            lambda images, counts: on_images(images),
+            on_resume,
+        )
         published = finish(stage, len(shards), header, ledger or Ledger(), force=force)
         remember_images(published, root)
         return published

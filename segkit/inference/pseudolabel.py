@@ -60,7 +60,8 @@ def pseudolabel(
     spec: TeacherSpec | None = None,
     name: str | None = None,
     force: bool = True,
-    on_image: Callable[[], None] = lambda: None,
+    on_images: Callable[[int], None] = lambda images: None,
+    on_resume: Callable[[int], None] = lambda images: None,
 ) -> tuple[ShardSet, Transfer]:
     """Write a label layer over a set in which boxes have become masks.
 
@@ -78,7 +79,8 @@ def pseudolabel(
         spec: from which each worker opens the teacher by itself; required if there are workers.
         name: of the layer; None takes that of its directory.
         force: publish a version that equals the newest one too.
-        on_image: called once for each image.
+        on_images: called with the number of images that were just labeled.
+        on_resume: called before, with the number of those that an interrupted run had labeled.
 
     Returns:
         The published version, and the counts.
@@ -118,7 +120,8 @@ def pseudolabel(
         header,
         workers=workers,
         force=force,
-        on_image=on_image,
+        on_labeled=lambda images, counts: on_images(images),
+        on_resume=on_resume,
     )
     return layer, Transfer(**{field.name: counts[field.name] for field in fields(Transfer)})
 

@@ -123,6 +123,7 @@ def convert(
     *,
     arguments: Mapping[str, Any] | None = None,
     on_progress: Progress = lambda images: None,
+    on_resume: Progress = lambda images: None,
 ) -> ConversionReport:
     """Convert a native dataset and publish it as the next version of a shard set.
 
@@ -145,6 +146,7 @@ def convert(
         options: defaults are those of `ConvertOptions`.
         arguments: JSON values to note in the manifest, such as the arguments of a command.
         on_progress: called with the number of images that were just finished.
+        on_resume: called with the number of images in a shard that an interrupted run had finished.
 
     Returns:
         The ledger, the defects, and the published version.
@@ -161,7 +163,7 @@ def convert(
     settings = settings_digest(_settings(source, options))
     with staging(location(destination), _STAGING, resume=True) as stage:
         conversion = Conversion(source, options, stage.path, settings)
-        tally, planned, resumed = _write_shards(conversion, on_progress)
+        tally, planned, resumed = _write_shards(conversion, on_progress, on_resume)
         resumed = DISCARDED if stage.discarded else resumed
         if tally.offenders and options.on_error == "fail":
             raise DefectsError(tally, source.taxonomy, resumed)
@@ -195,7 +197,7 @@ def check(
     source: Source, options: ConvertOptions, *, on_progress: Progress = lambda images: None
 ) -> ConversionReport:
     """Dry run: read and convert everything, write nothing."""
-    tally, _, _ = Conversion(source, options, None).run(on_progress)
+    tally, _, _ = Conversion(source, options, None).run(on_progress, on_progress)
     return _report(tally, source.taxonomy, None)
 
 
@@ -211,7 +213,9 @@ class Conversion:
     """Digest of what decides the content of a shard besides its records and files."""
     states: FileStates = field(default_factory=FileStates, compare=False)
 
-    def run(self, on_progress: Progress) -> tuple[Tally, PlannedImages, str | None]:
+    def run(
+        self, on_progress: Progress, on_resume: Progress
+    ) -> tuple[Tally, PlannedImages, str | None]:
         """Convert all shards; returns the total tally, the plan and `ConversionReport.resumed`.
 
         Defects are in the source's order, whichever shard was finished first.
@@ -230,7 +234,7 @@ class Conversion:
             shard_plan = plan(records, self.source.images, options.shard_bytes, embed=embed)
             for index, outcome in self._run_workers(enumerate(planned.watch(shard_plan))):
                 outcomes[index] = outcome
-                on_progress(outcome.tally.images_in)
+                (on_resume if outcome.resumed else on_progress)(outcome.tally.images_in)
         unplanned = total.images_in
         in_order = [outcomes[index] for index in sorted(outcomes)]
         for outcome in in_order:
@@ -357,10 +361,10 @@ class Conversion:
 
 
 def _write_shards(
-    conversion: Conversion, on_progress: Progress
+    conversion: Conversion, on_progress: Progress, on_resume: Progress
 ) -> tuple[Tally, PlannedImages, str | None]:
     try:
-        return conversion.run(on_progress)
+        return conversion.run(on_progress, on_resume)
     except OSError as error:
         reason = error.strerror or error
         hint = "run it again: finished shards are kept"

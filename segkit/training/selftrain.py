@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,8 +37,27 @@ from segkit.training.trainer import Callbacks
 KEEPS_EVERY_MASK = 0.5
 """An `inference.pseudo_score` that no mask of a box prompt fails: its score is the mean of the
 probabilities above this one."""
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-"""Label and length of a stage -> a context that yields a function to call after each part of it."""
+
+
+class Advance(Protocol):
+    """Advances the display of a stage."""
+
+    def __call__(self, number: int = 1, /) -> None:
+        """Count parts that were just done."""
+
+    def resume(self, number: int, /) -> None:
+        """Count parts that an interrupted run had done, in no time."""
+
+
+class _Silent:
+    def __call__(self, number: int = 1, /) -> None:
+        pass
+
+    resume = __call__
+
+
+Progress = Callable[[str, int], AbstractContextManager[Advance]]
+"""Label and length of a stage -> a context that yields what advances it."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +83,8 @@ class SelfTraining:
 
 
 @contextmanager
-def _silent(label: str, total: int) -> Iterator[Callable[[], None]]:
-    yield lambda: None
+def _silent(label: str, total: int) -> Iterator[Advance]:
+    yield _Silent()
 
 
 def selftrain(
@@ -235,7 +254,14 @@ class _Loop:
             teacher = RunTeacher(run, "box-prompts", tta=self.plan.tta)
             with self.progress(f"round {number}: pseudolabel", len(boxes)) as advance:
                 name = boxes.manifest.name  # so that rounds train on sets of the same names
-                pseudolabel(teacher, boxes, folder, name=name, on_image=advance)
+                pseudolabel(
+                    teacher,
+                    boxes,
+                    folder,
+                    name=name,
+                    on_images=advance,
+                    on_resume=advance.resume,
+                )
         layer = ShardSet.open(folder)
         counts = layer.manifest.statistics.masked - boxes.manifest.statistics.masked
         total = sum(needs_mask(s) for sample in boxes.samples() for s in sample.segments)
@@ -270,11 +296,6 @@ class _Loop:
             boxes = layer
         sets = [*zip(self.data, self.plan.data, strict=True)]
         with self.progress(f"round {number}: train", steps) as advance:
-
-            def on_start(taken: int, steps: int) -> None:
-                for _ in range(taken):
-                    advance()
-
             try:
                 train(
                     self.recipe,
@@ -285,7 +306,10 @@ class _Loop:
                     overrides=overrides,
                     names=[*(name for name, _, _ in self.plan.data), name],
                     resume=True,
-                    callbacks=Callbacks(on_start=on_start, on_step=lambda record: advance()),
+                    callbacks=Callbacks(
+                        on_start=lambda taken, steps: advance.resume(taken),
+                        on_step=lambda record: advance(),
+                    ),
                 )
             except StoppedError as error:
                 raise error.with_advice("the same command continues") from None

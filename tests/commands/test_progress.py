@@ -1,5 +1,6 @@
 """Progress where stderr is no terminal, and --quiet."""
 
+import io
 import json
 import time
 from collections.abc import Iterator
@@ -8,10 +9,11 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
-from segkit.commands.progress import progress_bar, with_quiet
+from segkit.commands.progress import _Bar, progress_bar, with_quiet
 from segkit.shards.reader import ShardSet
 from tests.training.toy import write_recipe
 
@@ -28,6 +30,40 @@ def test_a_line_now_and_then_says_what_is_done_and_when_the_rest_is(
         "predict [b]photos[/b]  80/400  2.0/s  ETA 3 min",
         "predict [b]photos[/b]  200/400  2.0/s  ETA 2 min",
     ]
+
+
+def test_items_of_an_interrupted_run_are_not_part_of_the_rate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 140.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with progress_bar("pseudolabel", 2000) as advance:
+        advance.resume(1000)
+        advance(400)
+    assert capsys.readouterr().err == "pseudolabel  1400/2000  10.0/s  ETA 1 min\n"
+
+
+def test_a_bar_leaves_items_of_an_interrupted_run_out_of_its_speed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [100.0]
+    terminal = Console(
+        file=io.StringIO(),
+        force_terminal=True,
+        force_interactive=False,
+        width=120,
+        get_time=lambda: clock[0],
+    )
+    monkeypatch.setattr("segkit.commands.progress.stderr", terminal)
+    with progress_bar("pseudolabel", 2000) as advance:
+        advance.resume(1000)
+        for _ in range(5):
+            clock[0] += 1
+            advance(10)
+        assert isinstance(advance, _Bar)
+        (task,) = advance.bar.tasks
+        assert (task.completed, task.speed) == (1050, 10)
+        assert task.time_remaining == 95
 
 
 def test_without_a_total_there_is_no_end(

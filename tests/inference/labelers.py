@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from segkit.inference.label_shards import Counts, Label, label_shards
 from segkit.sample import ImageRef, Sample
@@ -12,7 +13,6 @@ from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from segkit.taxonomy import Taxonomy
-from segkit.workers.devices import Workers
 
 IMAGES = 22
 
@@ -66,7 +66,7 @@ def open_killing(deaths: Path, times: int, device: str) -> Label:
 
 
 def labeled(
-    data: Path, out: Path, open_label: Callable[[str], Label], **options: Workers
+    data: Path, out: Path, open_label: Callable[[str], Label], **options: Any
 ) -> tuple[ShardSet, Counts]:
     opened = ShardSet.open(data)
     return label_shards(out, opened, open_label, Header.from_set(opened, "label"), **options)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -60,18 +61,30 @@ def test_shards_are_neither_small_nor_large(images: int) -> None:
 
 
 def test_workers_write_the_bytes_of_one_process(data: ShardSet, tmp_path: Path) -> None:
-    images = []
+    images: list[int] = []
+    totals: Counter[str] = Counter()
+
+    def on_labeled(number: int, of_images: Counts) -> None:
+        images.append(number)
+        totals.update(of_images)
+
     opened = ShardSet.open(data.path.parent)
     header = Header.from_set(opened, "label")
     layer, counts = label_shards(
-        tmp_path / "one", opened, open_plainly, header, on_image=lambda: images.append(1)
+        tmp_path / "one", opened, open_plainly, header, on_labeled=on_labeled
     )
-    assert (len(layer.manifest.parts), len(images)) == (6, IMAGES)
-    assert counts == {"images": IMAGES, "odd": IMAGES // 2}
+    assert (len(layer.manifest.parts), images) == (6, [1] * IMAGES)
+    assert counts == totals == {"images": IMAGES, "odd": IMAGES // 2}
     assert [sample.id for sample in layer.samples()] == [f"{n:02}" for n in range(IMAGES)]
     two, counts_of_two = labeled(
-        data.path.parent, tmp_path / "two", open_plainly, workers=Workers(count=2, device="cpu")
+        data.path.parent,
+        tmp_path / "two",
+        open_plainly,
+        workers=Workers(count=2, device="cpu"),
+        on_labeled=on_labeled,
     )
+    assert sorted(images[IMAGES:]) == [2, 4, 4, 4, 4, 4], "once for each shard"
+    assert totals == {"images": 2 * IMAGES, "odd": IMAGES}
     assert counts_of_two == counts
     assert contents(two) == contents(layer)
 
@@ -180,6 +193,34 @@ def test_only_the_intact_shards_of_the_same_work_are_used(data: ShardSet, tmp_pa
     seen.clear()
     layer, _ = label_shards(out, data, labels_until("none", seen), header)
     assert len(seen) == IMAGES == len(layer)
+
+
+@pytest.mark.parametrize("workers", [Workers(), Workers(count=2, device="cpu")])
+def test_images_of_finished_shards_are_not_counted_as_labeled_now(
+    data: ShardSet, tmp_path: Path, workers: Workers
+) -> None:
+    out, finished = tmp_path / "out", list[str]()
+
+    def fail_late(samples: Iterable[Sample]) -> Iterator[tuple[Sample, Counts]]:
+        for sample, counts in label(samples, finished):
+            if sample.id == "09":
+                raise SegkitError("stop")
+            yield sample, counts
+
+    with pytest.raises(SegkitError, match="stop"):
+        labeled(data.path.parent, out, lambda device: fail_late)
+    calls: list[tuple[str, int]] = []
+    labeled(
+        data.path.parent,
+        out,
+        open_plainly,
+        workers=workers,
+        on_labeled=lambda images, counts: calls.append(("labeled", images)),
+        on_resume=lambda images: calls.append(("resumed", images)),
+    )
+    assert calls[0] == ("resumed", 8), "two shards of 4"
+    assert {name for name, _ in calls[1:]} == {"labeled"}
+    assert sum(images for _, images in calls[1:]) == IMAGES - 8
 
 
 @pytest.mark.parametrize(

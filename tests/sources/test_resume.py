@@ -343,3 +343,15 @@ def test_an_image_that_the_shards_lose_is_an_equation_that_fails(
     with pytest.raises(SegkitError, match=f"does not balance for images: {sums}"):
         run(tmp_path)
     assert not list((tmp_path / "out").glob("v*"))
+
+
+def test_images_of_finished_shards_are_not_counted_as_converted_now(tmp_path: Path) -> None:
+    ids = dataset(tmp_path, 12)
+    interrupt(tmp_path)
+    write_annotations(tmp_path, ids, {0: 9})
+    source = open_coco_instances(tmp_path / "instances.json", tmp_path / "images")
+    converted: list[int] = []
+    resumed: list[int] = []
+    convert(source, tmp_path / "out", SMALL, on_progress=converted.append, on_resume=resumed.append)
+    assert len(converted) == 1 < len(resumed), "one shard holds the changed annotation"
+    assert sum(converted) + sum(resumed) == len(ids)

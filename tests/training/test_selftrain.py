@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
@@ -29,7 +29,7 @@ from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.training import selftrain as module
-from segkit.training.selftrain import SelfTraining, selftrain
+from segkit.training.selftrain import Advance, SelfTraining, selftrain
 from segkit.training.selftrain_plan import SelfTrainingPlan, plan_selftraining
 from segkit.training.selftrain_state import read_state, write_state
 from tests.commands.slips import assert_refused_before_torch
@@ -173,10 +173,17 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
     @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Callable[[], None]]:
+    def progress(self, label: str, total: int) -> Iterator[Advance]:
         self.event()
-        yield self.event
+        yield self
         self.event()
+
+    def __call__(self, number: int = 1, /) -> None:
+        self.event()
+
+    def resume(self, number: int, /) -> None:
+        for _ in range(number):
+            self.event()
 
 
 def killed_after(events: int) -> bool:
