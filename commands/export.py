@@ -274,7 +274,9 @@ def _export_yolo(
 def _bar(sets: "Sequence[ShardSet]", images: bool) -> AbstractContextManager[Advance]:
     """Progress of an export: its labels and, with --images, its image files."""
     name, total = sets[0].path.parent.name, sum(map(len, sets))
-    return progress_bar(f"export {name}", 2 * total if images else total)
+    if images:
+        return progress_bar(f"export {name}", 2 * total, "reads")
+    return progress_bar(f"export {name}", total)
 
 
 def _show(format_name: str, data: str, out: Path, report: "ExportReport", as_json: bool) -> None:

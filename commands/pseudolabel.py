@@ -171,6 +171,7 @@ def pseudolabel(
             spec=spec,
             force=force,
             on_images=advance,
+            on_boxes=advance.count_boxes,
             on_resume=advance.resume,
         )
     arguments = layer.manifest.arguments

@@ -87,7 +87,7 @@ def split(
     if zero_shot is not None:
         classes, data = load_split(zero_shot), ShardSet.open(spec)
         arguments |= {"zero_shot": zero_shot, "policy": policy}
-        with progress_bar(f"split {data.path.parent.name}", 3 * len(data)) as advance:
+        with progress_bar(f"split {data.path.parent.name}", 3 * len(data), "reads") as advance:
             written = split_zero_shot(
                 data, out, classes, chosen, arguments, on_image=advance, **options
             )
@@ -102,7 +102,7 @@ def split(
             parts = assign_by_list(data, {name: Path(text) for name, text in pairs.items()})
         arguments |= {"part": part, "list": listed, "seed": seed or 0}
         passes = len(pairs) + verify_images
-        with progress_bar(f"split {data.path.parent.name}", passes * len(data)) as advance:
+        with progress_bar(f"split {data.path.parent.name}", passes * len(data), "reads") as advance:
             written = write_parts(data, out, parts, arguments, on_image=advance, **options)
         left = len(data) - len(parts)
     results = {

@@ -82,7 +82,7 @@ def _report_checkpoints(directory: Path, checkpoints: list[Path], *, as_json: bo
     from segkit.runs.checkpoint_digests import has_digests
 
     violations: list[Violation] = []
-    with progress_bar("validate", len(checkpoints)) as advance:
+    with progress_bar("validate", len(checkpoints), "runs") as advance:
         for checkpoint in checkpoints:
             violations += check_checkpoint(checkpoint)
             advance()

@@ -105,7 +105,7 @@ def train(
     run = load_run_for(content.classes, str(path), "cpu", ())
     arguments = {"bank": str(folder), "settings": chosen.model_dump(mode="json")}
     steps = chosen.generator_steps + chosen.head_steps
-    with progress_bar("second stage", steps) as advance:
+    with progress_bar("second stage", steps, "steps") as advance:
         written = write_head(
             run,
             content,

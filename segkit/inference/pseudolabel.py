@@ -61,6 +61,7 @@ def pseudolabel(
     name: str | None = None,
     force: bool = True,
     on_images: Callable[[int], None] = lambda images: None,
+    on_boxes: Callable[[int], None] = lambda boxes: None,
     on_resume: Callable[[int], None] = lambda images: None,
 ) -> tuple[ShardSet, Transfer]:
     """Write a label layer over a set in which boxes have become masks.
@@ -80,7 +81,8 @@ def pseudolabel(
         name: of the layer; None takes that of its directory.
         force: publish a version that equals the newest one too.
         on_images: called with the number of images that were just labeled.
-        on_resume: called before, with the number of those that an interrupted run had labeled.
+        on_boxes: called just before with the number of boxes in them that prompted the teacher.
+        on_resume: called first with the number of those that an interrupted run had labeled.
 
     Returns:
         The published version, and the counts.
@@ -113,6 +115,11 @@ def pseudolabel(
     )
     teacher.prepare(data.taxonomy)
     label = partial(_label, data, exclusive, teacher)
+
+    def on_labeled(images: int, counts: Counts) -> None:
+        on_boxes(counts["boxes"])
+        on_images(images)
+
     layer, counts = label_shards(
         out,
         data,
@@ -120,7 +127,7 @@ def pseudolabel(
         header,
         workers=workers,
         force=force,
-        on_labeled=lambda images, counts: on_images(images),
+        on_labeled=on_labeled,
         on_resume=on_resume,
     )
     return layer, Transfer(**{field.name: counts[field.name] for field in fields(Transfer)})

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,16 +48,28 @@ class Advance(Protocol):
     def resume(self, number: int, /) -> None:
         """Count parts that an interrupted run had done, in no time."""
 
+    def count_boxes(self, number: int, /) -> None:
+        """Count boxes of the images that are counted next."""
+
 
 class _Silent:
     def __call__(self, number: int = 1, /) -> None:
         pass
 
-    resume = __call__
+    def resume(self, number: int, /) -> None:
+        pass
+
+    def count_boxes(self, number: int, /) -> None:
+        pass
 
 
-Progress = Callable[[str, int], AbstractContextManager[Advance]]
-"""Label and length of a stage -> a context that yields what advances it."""
+class Progress(Protocol):
+    """Shows the stages."""
+
+    def __call__(
+        self, label: str, total: int, unit: str = "images", /
+    ) -> AbstractContextManager[Advance]:
+        """A context for a stage with a number of parts; yields what advances it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ class SelfTraining:
 
 
 @contextmanager
-def _silent(label: str, total: int) -> Iterator[Advance]:
+def _silent(label: str, total: int, unit: str = "images", /) -> Iterator[Advance]:
     yield _Silent()
 
 
@@ -260,6 +272,7 @@ class _Loop:
                     folder,
                     name=name,
                     on_images=advance,
+                    on_boxes=advance.count_boxes,
                     on_resume=advance.resume,
                 )
         layer = ShardSet.open(folder)
@@ -295,7 +308,7 @@ class _Loop:
                 name = layer.manifest.name
             boxes = layer
         sets = [*zip(self.data, self.plan.data, strict=True)]
-        with self.progress(f"round {number}: train", steps) as advance:
+        with self.progress(f"round {number}: train", steps, "steps") as advance:
             try:
                 train(
                     self.recipe,

@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
-from segkit.commands.progress import _Bar, progress_bar, with_quiet
+from segkit.commands.progress import _Bar, _Rate, progress_bar, with_quiet
 from segkit.shards.reader import ShardSet
 from tests.training.toy import write_recipe
 
@@ -27,8 +27,8 @@ def test_a_line_now_and_then_says_what_is_done_and_when_the_rest_is(
         for number in (10, 70, 1, 119):
             advance(number)
     assert capsys.readouterr().err.splitlines() == [
-        "predict [b]photos[/b]  80/400  2.0/s  ETA 3 min",
-        "predict [b]photos[/b]  200/400  2.0/s  ETA 2 min",
+        "predict [b]photos[/b]  80/400  2.0 images/s  ETA 3 min",
+        "predict [b]photos[/b]  200/400  2.0 images/s  ETA 2 min",
     ]
 
 
@@ -40,7 +40,7 @@ def test_items_of_an_interrupted_run_are_not_part_of_the_rate(
     with progress_bar("pseudolabel", 2000) as advance:
         advance.resume(1000)
         advance(400)
-    assert capsys.readouterr().err == "pseudolabel  1400/2000  10.0/s  ETA 1 min\n"
+    assert capsys.readouterr().err == "pseudolabel  1400/2000  10.0 images/s  ETA 1 min\n"
 
 
 def test_a_bar_leaves_items_of_an_interrupted_run_out_of_its_speed(
@@ -66,6 +66,34 @@ def test_a_bar_leaves_items_of_an_interrupted_run_out_of_its_speed(
         assert task.time_remaining == 95
 
 
+def test_boxes_have_a_rate_of_their_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 110.0, 140.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with progress_bar("pseudolabel", 200) as advance:
+        for images, boxes in ((30, 200), (50, 1000)):
+            advance.count_boxes(boxes)
+            advance(images)
+    line = "pseudolabel  80/200  2.0 images/s  30.0 boxes/s  ETA 1 min\n"
+    assert capsys.readouterr().err == line
+
+
+def test_a_bar_shows_the_rate_of_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    terminal = Console(
+        file=io.StringIO(), force_terminal=True, width=120, get_time=lambda: clock[0]
+    )
+    monkeypatch.setattr("segkit.commands.progress.stderr", terminal)
+    with progress_bar("pseudolabel", 200) as advance:
+        for _ in range(4):
+            clock[0] += 1
+            advance.count_boxes(30)
+            advance(10)
+        assert isinstance(advance, _Bar)
+        assert _Rate().render(advance.bar.tasks[0]).plain == "10.0 images/s  30.0 boxes/s"
+
+
 def test_without_a_total_there_is_no_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +101,7 @@ def test_without_a_total_there_is_no_end(
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with progress_bar("convert", None) as advance:
         advance()
-    assert capsys.readouterr().err == "convert  1  0.0/s\n"
+    assert capsys.readouterr().err == "convert  1  0.0 images/s\n"
 
 
 def test_quiet_takes_progress_away_and_nothing_else(

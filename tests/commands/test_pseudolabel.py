@@ -51,6 +51,31 @@ def test_boxes_become_masks(run: Path, boxes: ShardSet, tmp_path: Path, strategy
     assert boxes.manifest.digest in parents and len(parents) == 2, "data and run"
 
 
+def test_progress_counts_the_prompted_boxes(
+    boxes: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[str, int]] = []
+
+    class Recorder:
+        def __init__(self, label: str, total: int, unit: str) -> None:
+            assert (total, unit) == (len(boxes), "images")
+
+        def __call__(self, number: int) -> None:
+            counted.append(("images", number))
+
+        def count_boxes(self, number: int) -> None:
+            counted.append(("boxes", number))
+
+        def resume(self, number: int) -> None:
+            pytest.fail("nothing was interrupted")
+
+    monkeypatch.setattr("segkit.commands.progress._Lines", Recorder)
+    options = ("--teacher", "ellipse", "--data", boxes.path, "--out", tmp_path / "out")
+    output = invoke("pseudolabel", *options)
+    assert [name for name, _ in counted] == ["boxes", "images"] * len(boxes)
+    assert sum(number for name, number in counted if name == "boxes") == output["boxes"]
+
+
 def test_every_segment_is_counted_where_some_have_masks(
     run: Path, toy: ShardSet, tmp_path: Path
 ) -> None:

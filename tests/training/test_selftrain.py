@@ -173,13 +173,16 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
     @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Advance]:
+    def progress(self, label: str, total: int, unit: str = "images", /) -> Iterator[Advance]:
         self.event()
         yield self
         self.event()
 
     def __call__(self, number: int = 1, /) -> None:
         self.event()
+
+    def count_boxes(self, number: int, /) -> None:
+        assert number > 0
 
     def resume(self, number: int, /) -> None:
         for _ in range(number):
