@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.data.augment import Crop
-from segkit.inference.postprocess import VOID, LabeledMask, class_scores, panoptic
+from segkit.inference.postprocess import VOID, LabeledMask, class_scores, panoptic, sum_by_label
 from segkit.inference.upscale import bands, image_size, to_image
 from segkit.masks import rle
 from segkit.model.text_classifier import class_probability
@@ -109,7 +109,7 @@ def _class_regions(
         mixed = _mix(of_queries, of_cells, share, sum_of_queries)
         best, winner = mixed.max(0)  # (rows, W)
         chosen = free[rows]
-        sums += torch.bincount(winner[chosen], best[chosen].double(), len(candidates))
+        sums += sum_by_label(winner[chosen], best[chosen], len(candidates))
         labels[rows] = winner.where(chosen, VOID).to(labels.dtype)
     classes, scores = candidates.tolist(), sums.tolist()
     return [

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.data.augment import Crop
-from segkit.inference.postprocess import VOID, LabeledMask, class_scores, encode
+from segkit.inference.postprocess import VOID, LabeledMask, class_scores, encode, sum_by_label
 from segkit.inference.upscale import image_size
 from segkit.masks import rle
 from segkit.recipes.schema import InferenceConfig
@@ -105,8 +105,8 @@ def _semantic(
         return []
     total = _resize(maps.sum(0)[None], size)[0]
     labels, best = _arg_max(_resize(scores[None], size)[0] for scores in maps)
-    share = (best / total.clamp(min=1e-6)).flatten().double()
-    sums = torch.bincount(labels.flatten(), share, len(maps)).tolist()
+    share = best / total.clamp(min=1e-6)  # (H, W)
+    sums = sum_by_label(labels, share, len(maps)).tolist()
     return [
         LabeledMask(index, region, size, min(1.0, sums[index] / region.area))
         for index, region in rle.regions(labels.cpu().numpy()).items()

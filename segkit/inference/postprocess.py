@@ -23,6 +23,8 @@ from segkit.taxonomy import Taxonomy
 
 VOID = -1
 """In a label map: a pixel without a label."""
+_UNITS = 2.0**32
+"""Units of 1 in which scores are summed."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +140,31 @@ def semantic(
         soft = logits.sigmoid()  # (N, rows, W)
         best, winner = class_scores(probability[:, candidates], soft).max(0)  # (rows, W)
         score = best / torch.einsum("n,nhw->hw", total, soft).clamp(min=1e-6)
-        score_sums += torch.bincount(winner.flatten(), score.flatten().double(), len(candidates))
+        score_sums += sum_by_label(winner, score, len(candidates))
         labels[rows] = winner.to(labels.dtype)
     indices, sums = candidates.tolist(), score_sums.tolist()
     return [
         LabeledMask(indices[row], region, image_size(crop), min(1.0, sums[row] / region.area))
         for row, region in rle.regions(labels.cpu().numpy()).items()
     ]
+
+
+def sum_by_label(labels: Tensor, scores: Tensor, count: int) -> Tensor:
+    """Sums of scores by their labels, the same bits in any order of addition.
+
+    GPUs add in an order that changes from run to run, which rounds sums of floats differently; sums
+    of integers, in units of 2**-32 here, are exact.
+
+    Args:
+        labels: integers of any shape, from 0 to `count` - 1.
+        scores: of the same shape, in 0-1; the sum of a label is below 2**31.
+
+    Returns:
+        (count,) float64.
+    """
+    units = (scores.flatten().double() * _UNITS).round().long()
+    sums = torch.zeros(count, dtype=torch.int64, device=scores.device)
+    return sums.scatter_add(0, labels.flatten().long(), units).double() / _UNITS
 
 
 def class_scores(probability: Tensor, soft: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segkit.data.augment import full_image_crop
 from segkit.inference import upscale
-from segkit.inference.postprocess import instances, panoptic, postprocess, semantic
+from segkit.inference.dense import dense_masks
+from segkit.inference.mask2former import mask2former_masks
+from segkit.inference.postprocess import instances, panoptic, postprocess, semantic, sum_by_label
 from segkit.inference.upscale import bands, to_image
 from segkit.masks.rle import box, decode
 from segkit.recipes.schema import InferenceConfig
@@ -246,3 +249,44 @@ def test_without_classes_or_things_there_may_be_no_masks(task: Task, classes: in
         CONFIG,
     )
     assert predictions == [] or (classes and task != "instance")
+
+
+def test_sums_of_scores_do_not_depend_on_the_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (200, 300), generator=generator)
+    scores = torch.rand(200, 300, generator=generator)
+    sums = sum_by_label(labels, scores, 4)
+    for _ in range(5):
+        order = torch.randperm(labels.numel(), generator=generator)
+        shuffled = sum_by_label(labels.flatten()[order], scores.flatten()[order], 4)
+        assert torch.equal(shuffled, sums)
+    for label in range(4):
+        exact = math.fsum(scores[labels == label].tolist())
+        assert float(sums[label]) == pytest.approx(exact, rel=1e-9)
+
+
+def test_a_large_image_of_sure_pixels_does_not_overflow() -> None:
+    pixels = 2**22
+    sums = sum_by_label(torch.zeros(pixels, dtype=torch.int16), torch.ones(pixels), 1)
+    assert sums.tolist() == [pixels]
+
+
+def test_no_scores_are_summed_by_a_kernel_of_changing_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`bincount` with weights and `index_add` of floats have no fixed order on GPUs."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        pytest.fail("adds floats in no fixed order on a GPU")
+
+    monkeypatch.setattr(torch, "bincount", refuse)
+    monkeypatch.setattr(torch.Tensor, "index_add_", refuse)
+    generator = torch.Generator().manual_seed(1)
+    classes = torch.randn(4, 3, generator=generator)
+    masks = torch.randn(4, 32, 48, generator=generator)
+    cells = torch.rand(2, 32, 48, generator=generator)
+    assert semantic(classes, masks, CROP)
+    config = InferenceConfig(dense=0.5)
+    is_thing = torch.tensor([True, False])
+    assert dense_masks("semantic", classes, masks, cells, CROP, is_thing, config)
+    assert mask2former_masks("semantic", classes, masks, CROP, is_thing, config)
