@@ -266,7 +266,8 @@ def choose_device(name: str) -> torch.device:
     CPU the process keeps freed memory from now on (`raise_malloc_threshold`).
 
     Raises:
-        InputError: an unknown name, or a GPU that this machine does not have.
+        InputError: an unknown name, a GPU that this machine does not have, or more processes than
+            GPUs.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         raise_malloc_threshold(TENSORS)
@@ -280,6 +281,8 @@ def choose_device(name: str) -> torch.device:
             hint = "give auto, cpu, cuda or cuda:N"
             raise InputError(f"unknown device {name!r}", record="--device", hint=hint) from None
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name in ("auto", "cuda") and 0 < gpus <= local_rank():
+        raise _too_many_processes(gpus)
     if device.type != "cuda" or (device.index or 0) >= gpus:
         raise InputError(
             f"no device {name!r} on this machine ({gpus} GPUs)",
@@ -287,6 +290,13 @@ def choose_device(name: str) -> torch.device:
             hint="give auto or cpu",
         )
     return device
+
+
+def _too_many_processes(gpus: int) -> InputError:
+    processes = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), local_rank() + 1)
+    message = f"{processes} processes on this machine, {gpus} GPU{'s' * (gpus > 1)}"
+    hint = f"give --nproc-per-node {gpus}, or --device cpu"
+    return InputError(message, record="torchrun", hint=hint)
 
 
 @dataclass(frozen=True)
