@@ -31,6 +31,7 @@ from segkit.training.preflight import (
     text_fingerprint,
     with_steps,
 )
+from segkit.workers.devices import check_device
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class TrainingSetup:
         loaded = load_recipe(recipe, with_steps(overrides, steps))
         inputs = check_inputs(loaded, data, eval_data, names, resume=resume)
         check_loggers(inputs.recipe)
+        check_device(device)
         chosen_device = choose_device(device)
         encode_names(inputs)
         resolved = resolve_text_dim(resolve_pixel_statistics(inputs.recipe))

@@ -137,10 +137,18 @@ class Workers:
 
 
 def check_device(device: str) -> None:
-    """Raise InputError where a device is not auto, cpu, cuda or cuda:N; imports no torch."""
+    """Raise InputError where a device is not auto, cpu, cuda or cuda:N; imports no torch.
+
+    cuda:N is refused where torchrun started several processes on this machine: they would share it.
+    """
     if not _DEVICE.fullmatch(device):
         hint = "give auto, cpu, cuda or cuda:N"
         raise InputError(f"unknown device {device!r}", record="--device", hint=hint)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if ":" in device and processes > 1:
+        message = f"{processes} processes of torchrun would share {device}"
+        hint = "give --device cuda or auto, of which each process takes its own GPU"
+        raise InputError(message, record="--device", hint=hint)
 
 
 def _gpus() -> int:

@@ -84,6 +84,15 @@ def test_a_batch_of_one_pixel_is_refused_where_batch_norms_learn(
         train(tiny, data, tmp_path / "run", device="cpu", steps=1, overrides=[*small, change])
 
 
+def test_processes_that_would_share_a_gpu_are_refused_from_python_too(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes of torchrun would share cuda:0"):
+        train(tiny, [(str(toy_set.path), 1.0)], tmp_path / "run", device="cuda:0", steps=1)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_vitdet_is_normalized_as_its_vit_was() -> None:
     recipe = resolve_pixel_statistics(load_recipe("dataseg-vitdet-b"))
     assert pixel_statistics(recipe) == IMAGENET
