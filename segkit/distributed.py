@@ -335,13 +335,18 @@ def native_precision(device: torch.device) -> Literal["bf16", "fp32"]:
     fp32 numbers in a cycle, and lose the time of conversions.
     """
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        native = gpu_computes_bf16()
     else:  # only x86 has these flags, and an older torch has no `get_capabilities`: fp32
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         avx512 = capabilities.get("avx512_bf16", False)
         is_intel = "Intel" in str(capabilities.get("cpu_name", ""))
         native = capabilities.get("amx_bf16", False) or (avx512 and not is_intel)
     return "bf16" if native else "fp32"
+
+
+def gpu_computes_bf16() -> bool:
+    """Whether the GPU multiplies bf16 numbers; a V100 or T4 only emulates it, slowly."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from segkit.distributed import native_precision
+from segkit.inference import sam
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -46,11 +47,13 @@ def test_a_torch_that_cannot_tell_computes_in_fp32(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_a_gpu_that_emulates_bf16_computes_in_fp32(
+def test_a_gpu_that_emulates_bf16_computes_in_fp32_and_sam_in_fp16(
     monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
-    def is_bf16_supported(including_emulation: bool) -> bool:
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
         return including_emulation or native
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
     assert native_precision(GPU) == ("bf16" if native else "fp32")
+    assert sam._precision("cuda") == ("bf16" if native else "fp16")

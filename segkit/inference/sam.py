@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.distributed import autocast, choose_device
+from segkit.distributed import autocast, choose_device, gpu_computes_bf16
 from segkit.errors import InputError, first_line
 from segkit.hub import WEIGHTS, model_kind, model_name
 from segkit.inference.box_masks import BoxMask, ImagePrompts
@@ -185,7 +185,7 @@ def _precision(kind: str) -> str:
     if kind == "cpu":
         return "fp32"
     # the GPUs of a cluster are taken for recent ones where this machine has none to ask
-    lacks_bf16 = torch.cuda.is_available() and not torch.cuda.is_bf16_supported()
+    lacks_bf16 = torch.cuda.is_available() and not gpu_computes_bf16()
     return "fp16" if lacks_bf16 else "bf16"
 
 
