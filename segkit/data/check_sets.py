@@ -90,6 +90,13 @@ def require_things(sets: Sequence[tuple[str, ShardSet, float]], *, denoising: bo
 
 def require_boxes(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:
     """Raise InputError unless some thing, outside of semantic sets, trains with only its box."""
+    if not has_boxes_only(sets, config):
+        message, hint = "no data set has boxes without masks", 'set it to "off"'
+        raise InputError(message, record="loss.box_assist", hint=hint)
+
+
+def has_boxes_only(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> bool:
+    """Whether some thing, outside of semantic sets, trains with only its box."""
     for name, shards, _ in sets:
         policies, task = mask_policies(name, shards.taxonomy, config), TASKS[shards.manifest.kind]
         if task != "semantic" and any(
@@ -99,9 +106,8 @@ def require_boxes(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfi
             for segment in sample.segments
             if is_target(segment, task, policies)
         ):
-            return
-    message, hint = "no data set has boxes without masks", 'set it to "off"'
-    raise InputError(message, record="loss.box_assist", hint=hint)
+            return True
+    return False
 
 
 def require_scores(sets: Sequence[tuple[str, ShardSet, float]]) -> None:

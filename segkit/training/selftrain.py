@@ -11,10 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from segkit.atomic import write_text
+from segkit.data.check_sets import has_boxes_only
 from segkit.errors import InputError, Notice, SegkitError
 from segkit.inference.calibrate import ScoredBoxes, fit_calibration, score_boxes
 from segkit.inference.pseudolabel import pseudolabel
 from segkit.inference.run_teacher import RunTeacher
+from segkit.recipes.schema import LossConfig
 from segkit.runs.calibrated_version import publish_calibrated
 from segkit.runs.open_run import load_run, open_run
 from segkit.runs.run import Run
@@ -24,6 +26,7 @@ from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 from segkit.stopping import StoppedError
 from segkit.training.held_out import hold_out
+from segkit.training.preflight import NamedSet
 from segkit.training.selftrain_plan import (
     NamedPath,
     SelfTrainingPlan,
@@ -37,6 +40,11 @@ from segkit.training.trainer import Callbacks
 KEEPS_EVERY_MASK = 0.5
 """An `inference.pseudo_score` that no mask of a box prompt fails: its score is the mean of the
 probabilities above this one."""
+_WITHOUT_ASSIST = tuple(
+    f"loss.{key}={LossConfig.model_fields[key].default}"
+    for key in ("box_assist", "box_assist_start")
+)
+"""Overrides of a round without boxes that masks could assist."""
 
 
 class Advance(Protocol):
@@ -303,21 +311,24 @@ class _Loop:
         overrides, steps = self.plan.first_overrides, self.plan.recipe.training.steps
         if number:
             layer, steps = ShardSet.open(before[-1]["masks"]), self.plan.round_steps
-            overrides = [*self.plan.overrides, *self._later_overrides(Path(before[-1]["run"]))]
             if layer.manifest.name != boxes.manifest.name:  # named by an earlier version of segkit
                 name = layer.manifest.name
             boxes = layer
-        sets = [*zip(self.data, self.plan.data, strict=True)]
+        pairs = zip(self.data, self.plan.data, strict=True)
+        sets = [*((known, s, rate) for s, (known, _, rate) in pairs), (name, boxes, weight)]
+        if number:
+            later = self._later_overrides(Path(before[-1]["run"]), sets)
+            overrides = [*self.plan.overrides, *later]
         with self.progress(f"round {number}: train", steps, "steps") as advance:
             try:
                 train(
                     self.recipe,
-                    [*((str(s.path), rate) for s, (_, _, rate) in sets), (str(boxes.path), weight)],
+                    [(str(shards.path), rate) for _, shards, rate in sets],
                     folder,
                     steps=steps,
                     device=self.device,
                     overrides=overrides,
-                    names=[*(name for name, _, _ in self.plan.data), name],
+                    names=[name for name, _, _ in sets],
                     resume=True,
                     callbacks=Callbacks(
                         on_start=lambda taken, steps: advance.resume(taken),
@@ -328,12 +339,16 @@ class _Loop:
                 raise error.with_advice("the same command continues") from None
         return resolve(folder)
 
-    def _later_overrides(self, start: Path) -> list[str]:
-        """Overrides of a round that starts from a run and trusts its scores."""
+    def _later_overrides(self, start: Path, sets: Sequence[NamedSet]) -> list[str]:
+        """Overrides of a round that starts from a run and trusts its scores.
+
+        Masks assist only boxes that got none, so they are off where each box of `sets` got one.
+        """
         model = open_run(start)[2].model
         statistics = {"pixel_mean", "pixel_std"} - self.plan.recipe.model.model_fields_set
         return [
             "loss.trust_scores=true",
+            *(() if has_boxes_only(sets, self.plan.recipe.data) else _WITHOUT_ASSIST),
             f"model.init_from={json.dumps(str(start))}",
             *(f"model.{key}={json.dumps(getattr(model, key))}" for key in sorted(statistics)),
         ]

@@ -95,6 +95,23 @@ def test_a_round_trains_on_the_masks_that_the_run_before_made(home: Path) -> Non
     assert not load_run(first["run"]).recipe.loss.trust_scores
 
 
+def test_masks_assist_only_rounds_with_boxes_that_got_none(home: Path) -> None:
+    assist = ["inference.pseudo_score=0", "loss.box_assist=match", "loss.box_assist_start=1"]
+    result = rounds("work", steps=1, round_steps=1, overrides=assist)
+    assert result.rounds[0]["masked"] == result.rounds[0]["boxes"]
+    first, second = (load_run(entry["run"]).recipe.loss for entry in result.rounds)
+    assert (first.box_assist, first.box_assist_start) == ("match", 1)
+    assert (second.box_assist, second.box_assist_start) == ("off", 500)
+
+    more = write_toy_set(home / "more", boxes_only=True, name="more", seeds=range(12, 14))
+    data = [("masks", 1.0), (str(more.path), 1.0)]
+    options: dict[str, Any] = {"share": 0.34, "steps": 1, "round_steps": 1, "device": "cpu"}
+    mixed = selftrain(
+        "tiny.toml", data, ("boxes", 1.0), "mixed", rounds=1, overrides=assist, **options
+    )
+    assert load_run(mixed.rounds[1]["run"]).recipe.loss.box_assist == "match"
+
+
 def test_crowds_and_ignored_boxes_are_not_counted(home: Path) -> None:
     boxes = ShardSet.open("boxes")
     things = [s for sample in boxes.samples() for s in sample.segments]
