@@ -43,6 +43,11 @@ class Crop:
     """Height and width of the result."""
     mirrored: bool = False
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the source image, where the crop holds all of it."""
+        return self.source[3], self.source[2]
+
     def rows(self) -> NDArray[np.intp]:
         """(content height,) source row under the center of each row of the content."""
         return _centers(self.source[1], self.source[3], self.content[3])
@@ -142,6 +147,17 @@ class Crop:
             left, right = self.content[2] - right, self.content[2] - left
         x0, y0 = self.content[:2]
         return left + x0, top + y0, right + x0, bottom + y0
+
+    def to_source(self, corners: Corners) -> Corners:
+        """Map corners in the result to corners in the source image, without clipping."""
+        x, y, width, height = self.source
+        x0, y0, content_w, content_h = self.content
+        left, right = corners[0] - x0, corners[2] - x0
+        if self.mirrored:
+            left, right = content_w - right, content_w - left
+        left, right = left * width / content_w + x, right * width / content_w + x
+        top, bottom = ((y1 - y0) * height / content_h + y for y1 in (corners[1], corners[3]))
+        return left, top, right, bottom
 
     def clip(self, corners: Corners) -> Corners:
         """Clip corners in the result to the content; without extent where they are outside it."""

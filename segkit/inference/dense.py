@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from segkit.data.augment import Crop
 from segkit.inference.postprocess import VOID, LabeledMask, class_scores, panoptic, sum_by_label
-from segkit.inference.upscale import bands, image_size, to_image
+from segkit.inference.upscale import bands, to_image
 from segkit.masks import rle
 from segkit.model.text_classifier import class_probability
 from segkit.recipes.schema import InferenceConfig
@@ -69,11 +69,11 @@ def dense_masks(
     """
     probability = class_probability(class_logits, config.classes)[:, :-1]  # (N, K)
     if task == "semantic":
-        free = torch.ones(image_size(crop), dtype=torch.bool, device=cells.device)
+        free = torch.ones(crop.image_size, dtype=torch.bool, device=cells.device)
         return _class_regions(probability, mask_logits, cells, crop, config.dense, free)
     segments = panoptic(class_logits, mask_logits, crop, is_thing, config)
     things = [segment for segment in segments if bool(is_thing[segment.class_index])]
-    free = torch.ones(image_size(crop), dtype=torch.bool)
+    free = torch.ones(crop.image_size, dtype=torch.bool)
     for thing in things:
         free &= ~torch.from_numpy(thing.mask)
     regions = _class_regions(
@@ -113,7 +113,7 @@ def _class_regions(
         labels[rows] = winner.where(chosen, VOID).to(labels.dtype)
     classes, scores = candidates.tolist(), sums.tolist()
     return [
-        LabeledMask(classes[row], region, image_size(crop), min(1.0, scores[row] / region.area))
+        LabeledMask(classes[row], region, crop.image_size, min(1.0, scores[row] / region.area))
         for row, region in rle.regions(labels.cpu().numpy()).items()
         if row != VOID
     ]

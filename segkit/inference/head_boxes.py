@@ -7,7 +7,7 @@ from torch import Tensor
 
 from segkit.data.augment import Crop
 from segkit.inference.postprocess import LabeledMask
-from segkit.inference.upscale import image_size
+from segkit.masks.boxes import Corners
 from segkit.model.box_coding import to_pixels
 from segkit.sample import Box
 
@@ -37,16 +37,12 @@ def with_head_boxes(
     return result
 
 
-def _in_image(corners: Sequence[float], crop: Crop) -> Box | None:
-    """Corners of the crop as a box in the image, clipped; None where it is below a pixel."""
-    left, top, content_w, content_h = crop.content
-    height, width = image_size(crop)
-    x0, x1 = (
-        min(max((x - left) * width / content_w, 0.0), width) for x in (corners[0], corners[2])
-    )
-    y0, y1 = (
-        min(max((y - top) * height / content_h, 0.0), height) for y in (corners[1], corners[3])
-    )
+def _in_image(corners: Corners, crop: Crop) -> Box | None:
+    """Corners in the crop as a box in the image, clipped; None where it is below a pixel."""
+    height, width = crop.image_size
+    left, top, right, bottom = crop.to_source(corners)
+    x0, x1 = (min(max(x, 0.0), width) for x in (left, right))
+    y0, y1 = (min(max(y, 0.0), height) for y in (top, bottom))
     if x1 - x0 < 1 or y1 - y0 < 1:
         return None
     return x0, y0, x1 - x0, y1 - y0

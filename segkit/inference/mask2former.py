@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from segkit.data.augment import Crop
 from segkit.inference.postprocess import VOID, LabeledMask, class_scores, encode, sum_by_label
-from segkit.inference.upscale import image_size
 from segkit.masks import rle
 from segkit.recipes.schema import InferenceConfig
 from segkit.shards.manifest import Task
@@ -43,7 +42,7 @@ def mask2former_masks(
         config: thresholds.
     """
     logits = _logits(mask_logits, crop)  # (N, 384, 384)
-    size = image_size(crop)
+    size = crop.image_size
     if task == "semantic":
         return _semantic(class_logits, logits, size)
     by_query = _panoptic if task == "panoptic" else _instances

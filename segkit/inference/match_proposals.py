@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segkit.data.augment import Crop
 from segkit.inference.box_masks import BoxMask
-from segkit.inference.upscale import bands, image_size, to_image
+from segkit.inference.upscale import bands, to_image
 from segkit.masks.boxes import box_of_projections, pixels_of_box, touches_image
 from segkit.masks.iou import box_iou
 from segkit.recipes.schema import InferenceConfig
@@ -39,7 +39,7 @@ def match_proposals(
         the image. Score: IoU of the proposal's tight box with the box, times the mean probability
         within the mask.
     """
-    size = image_size(crop)
+    size = crop.image_size
     overlap = box_iou(_tight_boxes(mask_logits, crop), boxes)  # (N, Q)
     allowed = overlap >= config.pseudo_overlap
     allowed &= class_probability >= config.pseudo_class
@@ -62,7 +62,7 @@ def match_proposals(
 
 def _tight_boxes(mask_logits: Tensor, crop: Crop) -> list[Box]:
     """The tight box of each mask (N, h, w) in the image."""
-    height, width = image_size(crop)
+    height, width = crop.image_size
     rows = np.zeros((len(mask_logits), height), bool)
     columns = np.zeros((len(mask_logits), width), bool)
     for band, logits in bands(mask_logits, crop):

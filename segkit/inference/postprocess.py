@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segkit.criterion.merge_proposals import group_proposals, kept_rows, merge_masks
 from segkit.data.augment import Crop
-from segkit.inference.upscale import BAND, bands, image_size
+from segkit.inference.upscale import BAND, bands
 from segkit.masks import rle
 from segkit.model.text_classifier import best_class, class_probability
 from segkit.recipes.schema import ClassLoss, InferenceConfig
@@ -144,7 +144,7 @@ def semantic(
         labels[rows] = winner.to(labels.dtype)
     indices, sums = candidates.tolist(), score_sums.tolist()
     return [
-        LabeledMask(indices[row], region, image_size(crop), min(1.0, sums[row] / region.area))
+        LabeledMask(indices[row], region, crop.image_size, min(1.0, sums[row] / region.area))
         for row, region in rle.regions(labels.cpu().numpy()).items()
     ]
 
@@ -224,7 +224,7 @@ def panoptic(
         labels[rows] = owner.where(inside, VOID).to(labels.dtype)
     class_rows, certainty, areas = classes.tolist(), scores.tolist(), full_areas.tolist()
     return [
-        LabeledMask(class_rows[row], region, image_size(crop), certainty[row])
+        LabeledMask(class_rows[row], region, crop.image_size, certainty[row])
         for row, region in rle.regions(labels.cpu().numpy()).items()
         if row != VOID and region.area >= config.overlap * areas[row]
     ]
@@ -233,7 +233,7 @@ def panoptic(
 def _empty_label_map(crop: Crop, labels: Tensor) -> Tensor:
     """An uninitialized (H, W) map for indices into `labels`, or VOID."""
     dtype = torch.int16 if len(labels) < 2**15 else torch.int32
-    return torch.empty(image_size(crop), dtype=dtype, device=labels.device)
+    return torch.empty(crop.image_size, dtype=dtype, device=labels.device)
 
 
 def instances(
@@ -258,7 +258,7 @@ def instances(
     used, rows = torch.unique(queries, return_inverse=True)
     regions = _regions(mask_logits[used], crop)
     labeled = zip(scores.tolist(), classes.tolist(), rows.tolist(), strict=True)
-    size, proposals = image_size(crop), used.tolist()
+    size, proposals = crop.image_size, used.tolist()
     return [
         LabeledMask(class_index, regions[row][0], size, score * regions[row][1], proposals[row])
         for score, class_index, row in labeled
@@ -268,7 +268,7 @@ def instances(
 
 def _regions(mask_logits: Tensor, crop: Crop) -> list[tuple[rle.Region, float]]:
     """The region of each mask (N, h, w) in the image, and the mean probability within it."""
-    height, width = image_size(crop)
+    height, width = crop.image_size
     regions: list[tuple[rle.Region, float]] = []
     chunk = max(1, BAND // (height * width))
     for start in range(0, len(mask_logits), chunk):

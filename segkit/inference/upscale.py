@@ -12,11 +12,6 @@ BAND = 2**22
 """Values of a band: 16 MiB. Each thread that post-processes an image holds a few copies."""
 
 
-def image_size(crop: Crop) -> tuple[int, int]:
-    """Height and width of the image that a crop holds in full."""
-    return crop.source[3], crop.source[2]
-
-
 def bands(mask_logits: Tensor, crop: Crop, depth: int = 0) -> Iterator[tuple[slice, Tensor]]:
     """Yield the result of `to_image` from top to bottom in bands, so that no (N, H, W) ever exists.
 
@@ -28,7 +23,7 @@ def bands(mask_logits: Tensor, crop: Crop, depth: int = 0) -> Iterator[tuple[sli
     Yields:
         The rows of a band and its logits (N, rows, W): at most BAND values, but at least one row.
     """
-    height, width = image_size(crop)
+    height, width = crop.image_size
     step = max(1, BAND // (width * max(1, depth, len(mask_logits))))
     for start in range(0, height, step):
         rows = slice(start, min(start + step, height))
@@ -50,7 +45,7 @@ def to_image(mask_logits: Tensor, crop: Crop, rows: slice | None = None) -> Tens
         (N, rows, W).
     """
     left, top, content_w, content_h = crop.content
-    height, width = image_size(crop)
+    height, width = crop.image_size
     start, stop, _ = (rows or slice(None)).indices(height)
     upper, lower, weight = _interpolation(start, stop, content_h, height)
     first, last = int(upper[0]) + top, int(lower[-1]) + top + 1  # padded rows that are needed

@@ -98,6 +98,23 @@ def test_image_mask_and_box_are_cropped_alike(case: tuple[int, int, Crop], seed:
     ).all()
 
 
+@given(crops(), st.tuples(*[st.floats(-50, 200)] * 2, *[st.floats(0.5, 200)] * 2))
+def test_to_source_inverts_box(
+    case: tuple[int, int, Crop], box: tuple[float, float, float, float]
+) -> None:
+    crop = case[2]
+    x, y, width, height = box
+    assert crop.to_source(crop.box(box)) == pytest.approx(
+        (x, y, x + width, y + height), rel=1e-6, abs=1e-6
+    )
+
+
+def test_corners_of_a_mirrored_crop_in_its_source() -> None:
+    crop = Crop((100, 50, 40, 20), (2, 4, 80, 60), (64, 96), mirrored=True)
+    assert crop.to_source((2.0, 4.0, 22.0, 34.0)) == (130.0, 50.0, 140.0, 60.0)
+    assert crop.image_size == (20, 40)
+
+
 def test_mask_sampling_equals_opencv_at_pixel_centers() -> None:
     dense = blobs(97, 131, seed=3)
     crop = Crop((10, 5, 90, 80), (7, 3, 50, 61), (64, 64))
