@@ -26,7 +26,6 @@ MAX_BOXES = 16
 """Boxes in a forward pass of the mask decoder, which needs about 35 MB for each of them."""
 _AHEAD = 2
 """Images resized ahead of the model."""
-_PROCESSORS = {"sam:": "SamProcessor", "sam2:": "Sam2Processor", "samhq:": "SamHQProcessor"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class SamTeacher(Teacher):
         self.name = self.kind.prefix + place
         self.device = choose_device(device)
         self.precision = _precision(self.device.type)
-        self.processor = _load(_PROCESSORS[self.kind.prefix], folder)
+        self.processor = _load(self.kind.processor_class, folder)
         self.model = _load_model(self.kind.model_class, folder).to(self.device).eval()
         self._input_size = self._find_input_size(folder)
         with (folder / WEIGHTS).open("rb") as file:

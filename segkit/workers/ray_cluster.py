@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from segkit import __version__
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, SegkitError, first_line
 from segkit.extras import require_extra
 from segkit.stopping import cleanup_on_stop, handlers_kept
 from segkit.workers.process_pool import available_cores
@@ -132,7 +132,7 @@ def _session(address: str | None, workers: int | None) -> Iterator[ModuleType]:
         except ray.exceptions.RayTaskError as error:
             raise _task_error(error) from error
         except ray.exceptions.RayError as error:
-            message = f"a worker of the Ray cluster was lost ({_first_line(error)})"
+            message = f"a worker of the Ray cluster was lost ({first_line(error)})"
             hint = "run it again: finished shards are kept"
             raise SegkitError(message, hint=hint) from error
 
@@ -189,7 +189,7 @@ def _connection(address: str | None, workers: int | None) -> Iterator[ModuleType
             with handlers_kept():
                 _connect(ray, address, workers or available_cores())
     except Exception as error:  # Ray raises plain ones too, where a node takes too long to start
-        message = f"no Ray cluster at {address or 'local'} ({_first_line(error)})"
+        message = f"no Ray cluster at {address or 'local'} ({first_line(error)})"
         if address is None:
             hint = "this machine may be too busy to start one: run it again"
             raise SegkitError(message, hint=hint) from error
@@ -290,9 +290,4 @@ def _task_error(error: Any) -> Exception:
     cause = error.cause
     if isinstance(cause, SegkitError | OSError):
         return cause
-    return SegkitError(f"a task failed on the Ray cluster ({_first_line(cause)})")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return SegkitError(f"a task failed on the Ray cluster ({first_line(cause)})")
