@@ -48,17 +48,20 @@ def load_recipe(
             the nearest valid one), or a value of the wrong type or range.
     """
     table, source = _read_table(str(name_or_file), warn=warn)
-    overridden = set()
-    for override in overrides:
-        overridden.add(_apply_override(table, override))
-    _read_classes_as_trained(table)
+    overridden = {_apply_override(table, override) for override in overrides}
+    _read_classes_as_trained(table, overridden)
     return _validate(table, source, overridden)
 
 
-def _read_classes_as_trained(table: dict[str, Any]) -> None:
-    """Set `inference.classes` to `loss.classes` unless it is set."""
+def _read_classes_as_trained(table: dict[str, Any], overridden: Collection[str]) -> None:
+    """Set `inference.classes` to `loss.classes` unless it is set.
+
+    The recipe of a run sets both; an override of how classes are trained holds for both as well.
+    """
     loss, inference = table.get("loss"), table.setdefault("inference", {})
     if isinstance(loss, dict) and isinstance(inference, dict) and "classes" in loss:
+        if "loss.classes" in overridden and "inference.classes" not in overridden:
+            inference["classes"] = loss["classes"]
         inference.setdefault("classes", loss["classes"])
 
 
@@ -221,6 +224,6 @@ def _lines(table: dict[str, Any]) -> list[str]:
 def _value(value: Any) -> str:
     """A value in TOML: JSON text, except for tables."""
     if isinstance(value, dict):
-        items = (f"{json.dumps(key)} = {_value(inner)}" for key, inner in value.items())
+        items = (f"{_value(key)} = {_value(inner)}" for key, inner in value.items())
         return "{" + ", ".join(items) + "}"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", r"\u007f")  # as TOML wants it

@@ -55,7 +55,10 @@ def test_a_recipe_that_extends_another_holds_only_the_differences(tmp_path: Path
 def test_a_written_recipe_loads_to_an_equal_object(tmp_path: Path) -> None:
     recipe = load_recipe(
         "dataseg-mini",
-        ["data.mask_policy.coco:person=box", "optimizer.lr=3e-5", "training.steps=7"],
+        [
+            *("data.mask_policy.coco:person=box", "optimizer.lr=3e-5", "training.steps=7"),
+            *(r'name="a\u007f\u0000\u2028b"', 'data.mask_policy={"c:\\u007f\\u0085" = "box"}'),
+        ],
     )
     file = tmp_path / "recipe.toml"
     file.write_text(to_toml(recipe))
@@ -205,6 +208,12 @@ def test_classes_are_read_as_they_are_trained(tmp_path: Path) -> None:
     other = ["loss.classes=sigmoid", "inference.classes=softmax"]
     assert load_recipe("dataseg-mini", other).inference.classes == "softmax"
     assert load_recipe("openseed-swin-t").inference.classes == "sigmoid"
+    for before, after in (("softmax", "sigmoid"), ("sigmoid", "softmax")):
+        run = tmp_path / f"{before}.toml"  # as a run has it, with all keys
+        run.write_text(to_toml(load_recipe("dataseg-mini", [f"loss.classes={before}"])))
+        assert load_recipe(run, [f"loss.classes={after}"]).inference.classes == after
+        both = [f"loss.classes={after}", f"inference.classes={before}"]
+        assert load_recipe(run, both).inference.classes == before
     file = tmp_path / "old.toml"  # as a run of an earlier version has it
     file.write_text('[loss]\nclasses = "sigmoid"\n[inference]\nscore = 0.3\n')
     assert load_recipe(file).inference.classes == "sigmoid"
