@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from segkit.data.mask_policy import concerns, mask_policies
 from segkit.errors import InputError
-from segkit.recipes.schema import DataConfig, MaskPolicy
+from segkit.recipes.schema import DataConfig, MaskPolicy, Recipe
 from segkit.sample import Segment
 from segkit.shards.manifest import TASKS, Task
 from segkit.shards.reader import ShardSet
@@ -70,8 +70,13 @@ def require_targets(sets: Sequence[tuple[str, ShardSet, float]], config: DataCon
         raise InputError(message, file=shards.path, hint=hint)
 
 
-def require_things(sets: Sequence[tuple[str, ShardSet, float]], *, denoising: bool) -> None:
-    """Raise InputError where foreground queries, or denoising, would find nothing."""
+def require_things(
+    sets: Sequence[tuple[str, ShardSet, float]], recipe: Recipe, *, resume: bool
+) -> None:
+    """Raise InputError where foreground queries, or keys that concern boxes, find nothing.
+
+    With `resume`, some of them are accepted: the interrupted run may be of a version that did.
+    """
     things = {
         name: any(category.kind == "thing" for category in shards.taxonomy.categories)
         for name, shards, _ in sets
@@ -83,9 +88,16 @@ def require_things(sets: Sequence[tuple[str, ShardSet, float]], *, denoising: bo
     if not any(things.values()):
         message = "no class of the data sets is a thing, which foreground queries are for"
         raise InputError(message, record="model.foreground", hint="set it to 0")
-    if denoising and all(TASKS[shards.manifest.kind] == "semantic" for _, shards, _ in sets):
+    of_boxes = (
+        ("loss.denoising", recipe.loss.denoising > 0, "set it to 0"),
+        ("model.refine_boxes", recipe.model.refine_boxes and not resume, "set it to false"),
+        ("inference.boxes", recipe.inference.boxes == "head" and not resume, "set it to mask"),
+    )
+    if all(TASKS[shards.manifest.kind] == "semantic" for _, shards, _ in sets):
         message = "no data set has boxes of things: those of semantic sets are unions"
-        raise InputError(message, record="loss.denoising", hint="set it to 0")
+        for key, is_set, hint in of_boxes:
+            if is_set:
+                raise InputError(message, record=key, hint=hint)
 
 
 def require_boxes(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:

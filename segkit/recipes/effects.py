@@ -127,6 +127,10 @@ def _unread(recipe: Recipe) -> Iterator[Case]:
             recipe.optimizer.backbone_lr_factor > 0,
             "the backbone is frozen (optimizer.backbone_lr_factor is 0)",
         ),
+        "model.refine_boxes": (
+            loss.box_l1 > 0 or loss.box_giou > 0,
+            "nothing trains the corrections of boxes",
+        ),
         "inference.max_size": (
             recipe.inference.resize == "shorter",
             'only inference.resize = "shorter" has such a limit',

@@ -46,6 +46,7 @@ def open_run(
     manifest = read_run_manifest(folder)
     recipe = load_recipe(folder / RECIPE, overrides, warn=manifest.schema_version != "1")
     _check_max_size(overrides, recipe)
+    _check_boxes(overrides, recipe)
     if output is not None:
         check_trained(recipe, output, spec)
     return folder, manifest, recipe
@@ -201,6 +202,15 @@ def _check_max_size(overrides: Sequence[str], recipe: Recipe) -> None:
         raise InputError(
             f"inference.resize is {resize}, which does not read {key}", record="--set", hint=hint
         )
+
+
+def _check_boxes(overrides: Sequence[str], recipe: Recipe) -> None:
+    """Raise InputError for boxes of a box head that had no loss."""
+    trained = recipe.loss.box_l1 > 0 or recipe.loss.box_giou > 0
+    is_set = "inference.boxes" in _keys(overrides) and recipe.inference.boxes == "head"
+    if is_set and not trained:
+        hint = "leave it out, or give a run that was trained with loss.box_l1 above 0"
+        raise InputError("nothing trained the run's box head", record="--set", hint=hint)
 
 
 def _check_unseen(overrides: Sequence[str], recipe: Recipe, groups_unseen: bool) -> None:

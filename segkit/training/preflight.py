@@ -129,7 +129,7 @@ def check_inputs(
     require_targets(datasets, recipe.data)
     require_effects(recipe, resume=resume)
     if recipe.model.foreground:
-        require_things(datasets, denoising=recipe.loss.denoising > 0)
+        require_things(datasets, recipe, resume=resume)
     if recipe.loss.box_assist != "off":
         require_boxes(datasets, recipe.data)
     if recipe.loss.trust_scores:

@@ -52,3 +52,14 @@ def test_runs_that_store_such_values_open(tmp_path: Path) -> None:
     check_run(run, ["inference.batch_size=2"], "panoptic")
     config = open_run(run)[2].inference
     assert (config.max_size, config.unseen, config.resize) == (900, ("cat",), "fit")
+
+
+def test_boxes_come_only_from_a_trained_head(tmp_path: Path) -> None:
+    untrained = ["loss.box_l1=0", "loss.box_giou=0"]
+    for number, changes in enumerate(([], untrained[:1], untrained[1:])):
+        run = hollow_run(tmp_path / str(number), ["model.foreground=3", *changes])
+        check_run(run, ["inference.boxes=head"], "instance")
+    run = hollow_run(tmp_path / "untrained", ["model.foreground=3", *untrained])
+    check_run(run, ["inference.boxes=mask"], "instance")
+    with pytest.raises(InputError, match="--set: nothing trained the run's box head; leave it out"):
+        check_run(run, ["inference.boxes=head"], "instance")

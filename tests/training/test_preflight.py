@@ -164,9 +164,12 @@ def test_boxes_without_masks_are_required_to_assist_them(toy: ShardSet, tmp_path
         (["loss.classes=sigmoid", "loss.matching=false"], "box prompts by themselves name nothing"),
         (["loss.classes=sigmoid", "loss.background=0.2"], "focal loss has no weight"),
         (["loss.box_assist=match", "loss.focal=0", "loss.dice=0"], "no loss and no cost"),
-        (
-            ["model.foreground=3", "inference.boxes=head", "loss.box_l1=0", "loss.box_giou=0"],
-            "nothing trains the box head",
+        *(
+            (["model.foreground=3", key, "loss.box_l1=0", "loss.box_giou=0"], f"trains the {part}")
+            for key, part in (
+                ("inference.boxes=head", "box head"),
+                ("model.refine_boxes=true", "corrections of boxes"),
+            )
         ),
         (["loss.matching=false", "loss.box_prompts=0"], "nothing would be learned"),
         (
