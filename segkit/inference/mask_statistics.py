@@ -47,9 +47,9 @@ def masked_before(data: ShardSet | None) -> Iterator[Sequence[bool]]:
     if data is None:
         yield from repeat(())
         return
-    for table in read_columns(data, ["segments.list.element.mask"]):
+    for table in read_columns(data, ["segments.list.element.mask_from"]):
         for segments in table.column("segments").to_pylist():
-            yield [element["mask"] is not None for element in segments]
+            yield [element["mask_from"] is not None for element in segments]
 
 
 def is_new_mask(segment: Segment, number: int, had_mask: Sequence[bool]) -> bool:

@@ -111,7 +111,7 @@ def _check_polygon(
         if kind == "panoptic" and isinstance(polygons, dict):
             return  # run lengths of a joined crowd
         drawn = rle.from_polygons(polygons, sample.height, sample.width)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         yield "polygon", f"the source polygon cannot be drawn ({error})"
         return
     # in a panoptic set, the mask is the part of the polygon that other segments leave visible
@@ -147,6 +147,6 @@ def _decode(counts: bytes, sample: Sample) -> NDArray[np.bool_] | str:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -95,7 +96,11 @@ def ray_devices(
         retries = {"max_restarts": _RETRIES, "max_task_retries": _RETRIES}
         actor = ray.remote(**_demand(kind), **retries)(_DeviceActor)
         actors = [actor.remote("cpu" if on_cpu else "auto") for _ in range(count or available)]
-        load = dict.fromkeys(range(len(actors)), 0)
+        load, load_lock = [0] * len(actors), Lock()
+
+        def add_load(index: int, change: int) -> None:
+            with load_lock:  # Ray's thread subtracts while the caller adds
+                load[index] += change
 
         def start(index: int, *arguments: Any) -> Any:
             return actors[index].run.remote([setup], *arguments)
@@ -103,10 +108,10 @@ def ray_devices(
         with _tracked(ray, start, force=False) as submit:
 
             def submit_to_idlest(*arguments: Any) -> "Future[_Result]":
-                index = min(load, key=lambda number: load[number])
-                load[index] += 1
+                index = load.index(min(load))
+                add_load(index, 1)
                 future = submit(index, *arguments)
-                future.add_done_callback(lambda _: load.update({index: load[index] - 1}))
+                future.add_done_callback(lambda _: add_load(index, -1))
                 return future
 
             yield submit_to_idlest, len(actors)

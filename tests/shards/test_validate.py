@@ -279,6 +279,16 @@ def test_each_inconsistency_has_its_code(code):
     assert code in {item.code for item in check_sample(BROKEN[code], TAXONOMY, "panoptic")}
 
 
+DEEP = "[" * 200_000
+
+
+@pytest.mark.parametrize(
+    "sample", [replace(toy_sample(1), source=DEEP), break_segment(source_polygon=DEEP)]
+)
+def test_lists_that_are_too_deep_are_no_json(sample):
+    assert "source-json" in {item.code for item in check_sample(sample, TAXONOMY, "panoptic")}
+
+
 @pytest.mark.parametrize(
     "box", [(0.0, 0.0, -1.0, 5.0), (float("nan"), 0.0, 1.0, 1.0), (0.0, float("inf"), 1.0, 1.0)]
 )
