@@ -32,7 +32,7 @@ MAX_INT = 2**63 - 1
 """Integers beyond 64 bits fit in neither NumPy nor Parquet."""
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} lists and objects deep"
 _TOO_LARGE = "holds an integer beyond 64 bits"
-_LINE_END = re.compile("\r\n|\n|\r")
+LINE_END = re.compile("\r\n|\n|\r")
 """Python's `splitlines` also ends lines at characters that a name may hold, such as U+2028."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -128,7 +128,7 @@ def read_lines(path: Path, *, hint: str = "give a UTF-8 text file") -> list[tupl
         InputError: as of `read_text`, and for a line with a NUL character.
     """
     lines = []
-    for number, line in enumerate(_LINE_END.split(read_text(path, hint=hint)), start=1):
+    for number, line in enumerate(LINE_END.split(read_text(path, hint=hint)), start=1):
         if "\0" in line:
             raise InputError("is not text", file=path, record=f"line {number}", hint=hint)
         if text := line.strip():

@@ -204,7 +204,7 @@ def _read_names(file: Path, key: str) -> Iterable[str]:
     if not parse.exists(str(file)):
         hint = f"give a file with a class a line, or one of: {', '.join(GROUPS)}"
         raise InputError(f"neither a group nor a file: @{file}", record=key, hint=hint)
-    names = [line.strip() for line in parse.read_text(file).splitlines() if line.strip()]
+    names = [line for _, line in parse.read_lines(file)]
     if not names:
         raise InputError("names no class", file=file, hint="give a class a line")
     return dict.fromkeys(names)

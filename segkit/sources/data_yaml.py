@@ -98,7 +98,7 @@ def read_names(path: Path) -> tuple[NativeCategory, ...]:
         InputError: the file cannot be read or is empty.
     """
     text = _read_text(path)
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in parse.LINE_END.split(text)]
     while lines and not lines[-1]:
         lines.pop()
     return _categories(lines, path)

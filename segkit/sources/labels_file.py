@@ -27,7 +27,6 @@ _NO_INDEX = re.compile(r"[-+\u2212\u2013]?\d*[.,]?\d+(?:[.,]\d*)?(?:[eE][-+]?\d+
 """A number that is not an index, before a name: negative, a fraction, too long, or `1)`."""
 _TRAILING_NUMBER = re.compile(r".*[,;\t:]\s*[-+]?\d+(?:\.\d*)?")
 """A further column after the name."""
-_LINE_END = re.compile(r"\r\n|\r|\n")
 _NOT_TEXT = ("cvat", "voc-boxes", "yolo", "labelstudio", "labelme")
 _QUOTE_HINT = 'put a name that holds numbers in double quotes, such as "7 eleven"'
 
@@ -78,7 +77,7 @@ def read_labels(path: Path, first_label: int | None = None) -> LabelList:
     text = _read_text(path)
     lines = [
         _parse(line.strip(), number, path)
-        for number, line in enumerate(_LINE_END.split(text), start=1)
+        for number, line in enumerate(parse.LINE_END.split(text), start=1)
         if line.strip() and not line.strip().startswith("#")
     ]
     form = _common_form(lines, path)

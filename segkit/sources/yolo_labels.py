@@ -5,6 +5,8 @@ image; one more number is a confidence. A row of four values is a box, also in f
 polygons. An image without a label file has no objects.
 """
 
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +122,7 @@ def open_yolo(
         raise InputError(message, file=file, hint="check the folders of images and labels")
     if bare := len(images.records) - len(labels):
         notes += (
-            f"{bare} of {len(images.records)} images have no label file: "
+            f"{bare} of {len(images.records) - images.orphans} images have no label file: "
             "they count as images without objects",
         )
     if not keypoints and not boxes_only:
@@ -150,6 +152,8 @@ class _Images:
     records: list[Record]
     expected: str
     """The label file of the first image."""
+    orphans: int = 0
+    """Number of records that are label files without an image."""
 
 
 def _find_yaml(data: Path) -> Path | None:
@@ -212,8 +216,12 @@ def _listed_folders(folders: Sequence[Path]) -> _Images:
         raise InputError(message, file=root, hint="check the folder of images")
     base = _labels_folder(root, names)
     files = set(visible_files(base))
-    records = [_record(name, _label_name(name), files) for name in sorted(set(names))]
-    used = {record.data for record in records}
+    labels = _match_labels(names, files)
+    records = [
+        Record(stem(name), name, (name,), labels.get(name), listed=True)
+        for name in sorted(set(names))
+    ]
+    used = set(labels.values())
     orphans = sorted(
         name
         for name in files - used
@@ -223,7 +231,7 @@ def _listed_folders(folders: Sequence[Path]) -> _Images:
         Record(stem(name), f"{stem(name)}.jpg", (f"{stem(name)}.jpg", f"{stem(name)}.png"), name)
         for name in orphans
     ]
-    return _Images(root, base, records, _label_name(names[0]))
+    return _Images(root, base, records, _label_name(names[0]), len(orphans))
 
 
 def _listed_files(lists: Sequence[Path], data: DataYaml) -> _Images:
@@ -237,11 +245,10 @@ def _listed_files(lists: Sequence[Path], data: DataYaml) -> _Images:
     if not images:
         raise InputError("lists no image", file=lists[0], hint="give one path a line")
     base = _labels_folder(root, [name for name, _ in images])
-    files = set(visible_files(base))
-    records = []
-    for name, candidates in images:
-        record = _record(name, _label_name(name), files)
-        records.append(Record(record.id, name, candidates, record.data))
+    labels = _match_labels([name for name, _ in images], set(visible_files(base)))
+    records = [
+        Record(stem(name), name, candidates, labels.get(name)) for name, candidates in images
+    ]
     return _Images(root, base, records, _label_name(records[0].file_name))
 
 
@@ -264,8 +271,26 @@ def _candidates(line: str, root: Path, folder: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*inside, *ends, parts[-1])))
 
 
-def _record(name: str, label: str, files: set[str]) -> Record:
-    return Record(stem(name), name, (name,), label if label in files else None, listed=True)
+def _match_labels(names: Iterable[str], files: set[str]) -> dict[str, str]:
+    """Find the label file of each image that has one.
+
+    A file whose name differs only in upper case or Unicode form counts where nothing else fits.
+    """
+    expected = {name: _label_name(name) for name in names}
+    matched = {name: label for name, label in expected.items() if label in files}
+    images, labels = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for name in expected.keys() - matched.keys():
+        images[_fold(expected[name])].append(name)
+    for label in files - set(matched.values()):
+        labels[_fold(label)].append(label)
+    for key, similar in images.items():
+        if len(similar) == len(labels[key]) == 1:
+            matched[similar[0]] = labels[key][0]
+    return matched
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _labels_folder(root: Path, names: Sequence[str]) -> Path:

@@ -100,6 +100,18 @@ def test_a_draw_depends_on_the_seed_and_on_names_only() -> None:
     assert kinds == {"thing"}
 
 
+def test_only_ends_of_lines_part_names(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_bytes("a\u2028b\r\nc\x0cd\n\ne\u0085f".encode())
+    resolved = resolve_files(config((f"c:@{file}", "box")))
+    taxonomy = Taxonomy(
+        "t",
+        tuple(Category(i, n, "thing") for i, n in enumerate(("a\u2028b", "c\x0cd", "e\x85f", "a"))),
+    )
+    policies = mask_policies("c", taxonomy, resolved)
+    assert [policies[number] for number in range(4)] == ["box", "box", "box", "mask"]
+
+
 def test_classes_come_before_groups_and_groups_before_the_set(tmp_path: Path) -> None:
     file = tmp_path / "list.txt"
     file.write_text("zebra\n\n giraffe \n")

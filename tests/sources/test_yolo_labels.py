@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from segkit import storage
 from segkit.errors import InputError
 from segkit.masks import rle
+from segkit.sources.data_yaml import read_names
 from segkit.sources.yolo_labels import open_yolo
 
 from .builders import HEIGHT, WIDTH, codes, dry_run, picture
@@ -154,6 +155,31 @@ def test_labels_without_an_image_are_lost_and_counted(tmp_path: Path) -> None:
         {"missing-image": 1},
         3,
     )
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_names_of_labels_may_differ_in_case_and_unicode_form(tmp_path: Path, listed: bool) -> None:
+    yaml = dataset(tmp_path, {"b": "1 0.5 0.5 0.2 0.2", "d": "0 0.5 0.5 0.2 0.2"})
+    images, labels = (tmp_path / folder / "train" for folder in ("images", "labels"))
+    for image in ("A.JPG", "K\u00fcche.jpg", "D.jpg"):
+        picture(images / image)
+    for label in ("a.TXT", "Ku\u0308che.txt"):
+        (labels / label).write_text("0 0.5 0.5 0.2 0.2")
+    if listed:
+        lines = "".join(f"images/train/{path.name}\n" for path in images.iterdir())
+        (tmp_path / "train.txt").write_text(lines)
+        yaml.write_text(yaml.read_text().replace("images/train", "train.txt"))
+    report = dry_run(open_yolo(yaml))
+    assert (report.ledger.annotations.kept, report.ledger.annotations.input) == (4, 4)
+    assert "1 of 5 images have no label file" in report.notes[0]  # d.txt is that of d.jpg
+    found = {Path(s.id).name: len(s.segments) for s in converted(open_yolo(yaml))}
+    assert found == {"A": 1, "K\u00fcche": 1, "b": 1, "d": 1, "D": 0}
+
+
+def test_only_ends_of_lines_part_the_names_of_a_text_file(tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    file.write_bytes("a\u2028b\r\nc\x0cd\ne\u0085f\n".encode())
+    assert [category.name for category in read_names(file)] == ["a\u2028b", "c\x0cd", "e\x85f"]
 
 
 def test_no_label_at_all_is_a_wrong_folder(tmp_path: Path) -> None:
