@@ -3,7 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -125,14 +125,14 @@ def test_inputs_are_the_versions_at_the_start(
     )
 
     @contextmanager
-    def publish(label: str, total: int) -> Iterator[Callable[[], None]]:
+    def publish(label: str, total: int, unit: str = "images") -> Iterator[module.Advance]:
         if label == "round 0: score":
             write_toy_set(home / "masks", name="masks", seeds=range(2))
             write_toy_set(home / "boxes", boxes_only=True, name="boxes", seeds=range(6, 8))
             write_toy_set(home / "apart", name="apart", seeds=range(12, 13))
             shutil.copytree("teacher/v1", "teacher/v2")
             (home / "tiny.toml").write_text("name = 'changed'\n")
-        yield lambda: None
+        yield module._Silent()
 
     options = {"held_out": "apart", "checkpoint": "teacher", "steps": None, "progress": publish}
     result = rounds(["masks"], **options)

@@ -36,7 +36,7 @@ backbone_lr_factor = 1.0
 [training]
 steps = 12
 evaluate_every = 12
-checkpoint_every = 4
+checkpoint_every = 1000
 [inference]
 image_size = 64
 """
