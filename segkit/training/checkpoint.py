@@ -11,7 +11,7 @@ import pickle
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -188,6 +188,22 @@ def _write(
         free = shutil.disk_usage(folder).free >> 20
         message = f"{path}: the checkpoint cannot be written ({_cause(error)})"
         raise SegkitError(message, hint=f"its disk has {free} MiB free") from error
+
+
+def require_space(folder: Path, weights: Sequence[Tensor]) -> None:
+    """Raise InputError where the disk of a folder cannot hold one checkpoint of AdamW.
+
+    Args:
+        folder: of the run; may not exist yet.
+        weights: the parameters. A checkpoint has their average as well, and two moments of each
+            that is trained.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    needed = sum(weight.nbytes * (4 if weight.requires_grad else 2) for weight in weights)
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        message = f"a checkpoint takes about {needed >> 20} MiB, its disk has {free >> 20} MiB free"
+        raise InputError(message, file=folder, hint="free some space, or give --out elsewhere")
 
 
 def newest(folder: Path) -> Path | None:

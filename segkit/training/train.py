@@ -21,7 +21,7 @@ from segkit.runs.run_manifest import (
     read_taxonomies,
 )
 from segkit.shards.publish import Staging, staging
-from segkit.storage import location
+from segkit.storage import is_remote, location
 from segkit.training import checkpoint
 from segkit.training.preflight import (
     check_resumable,
@@ -89,6 +89,8 @@ def train(
             setup = setup.in_order(distributed.broadcast_object(order))
         # Before staging: an error here must not remove an interrupted run.
         mix, trainer = _build_mix(setup), _build_trainer(setup)
+        if not resume and not is_remote(folder := location(out)):
+            checkpoint.require_space(folder, list(trainer.model.parameters()))
         with _open_stage(location(out), setup, resume=resume, restart=restart) as stage:
             return _train(trainer, mix, stage, callbacks or Callbacks())
 

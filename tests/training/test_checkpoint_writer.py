@@ -1,14 +1,16 @@
 """Checkpoints are written while the training goes on."""
 
 import errno
+import shutil
 import threading
 import time
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from segkit.errors import SegkitError
+from segkit.errors import InputError, SegkitError
 from segkit.shards.reader import ShardSet
 from segkit.stopping import StoppedError
 from segkit.training import checkpoint, trainer
@@ -128,6 +130,21 @@ def test_evaluations_stops_and_the_end_find_complete_checkpoints(
     monkeypatch.setattr("segkit.training.train.publish", lambda stage: stage.path)
     train(tiny, data, tmp_path / "run", resume=True, **options)
     assert at_evaluations == [5, 10, 12] and newest() == 12
+
+
+def test_a_disk_that_cannot_hold_a_checkpoint_is_refused_at_the_start(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = [(str(toy_set.path), 1.0)], tmp_path / "new" / "run"
+    before = train(tiny, data, tmp_path / "before", device="cpu", steps=1)
+    weights = (before / "model.safetensors").stat().st_size
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(3 * weights))
+    with pytest.raises(InputError, match=r"new/run: a checkpoint takes about .*; free some space"):
+        train(tiny, data, out, device="cpu", steps=1)
+    assert not out.exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(5 * weights))
+    assert train(tiny, data, out, device="cpu", steps=1).is_dir()
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_the_next(
