@@ -23,7 +23,8 @@ PRINTED_BY: dict[str, list[LEAF]] = {
 }
 """Commands that print the messages of a room: all must have the options that these name alone."""
 FOREIGN = {"--no-deps", "--upgrade", "--notest", "--shm-size", "--measure", "--real", "--scale"}
-"""Options of pip, convmv, docker and scripts."""
+FOREIGN |= {"--nproc-per-node"}
+"""Options of pip, convmv, docker, torchrun and scripts."""
 PASSED = {
     "--background",
     "--evaluator",
