@@ -26,6 +26,11 @@ _LOCK = ".segkit.lock"
 _DRAFT = ".draft-"
 
 
+def existing_folder(folder: Path) -> Path:
+    """The folder itself, or the nearest one above that exists: it says which disk will be used."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Be the only process that writes into a folder; it is created if it is missing.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkit import __version__
+from segkit.atomic import existing_folder
 from segkit.cache import cache_root
 from segkit.errors import SegkitError
 from segkit.extras import EXTRAS, install_command, require_extra
@@ -135,7 +136,7 @@ def _shared_memory() -> Check:
 
 
 def _disk(name: str, folder: Path) -> Check:
-    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    existing = existing_folder(folder.resolve())
     free = shutil.disk_usage(existing).free
     enough = free >= MIN_DISK
     hint = "" if enough else "free some space, or write elsewhere"

@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from segkit import distributed
-from segkit.atomic import sync
+from segkit.atomic import existing_folder, sync
 from segkit.errors import InputError, SegkitError, first_line
 from segkit.runs.checkpoint_digests import DIGESTS, damaged_files, has_digests, write_digests
 
@@ -198,9 +198,8 @@ def require_space(folder: Path, weights: Sequence[Tensor]) -> None:
         weights: the parameters. A checkpoint has their average as well, and two moments of each
             that is trained.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     needed = sum(weight.nbytes * (4 if weight.requires_grad else 2) for weight in weights)
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(existing_folder(folder)).free
     if needed > free:
         message = f"a checkpoint takes about {needed >> 20} MiB, its disk has {free >> 20} MiB free"
         raise InputError(message, file=folder, hint="free some space, or give --out elsewhere")

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segkit.atomic import existing_folder
 from segkit.errors import InputError
 from segkit.extras import MissingExtraError, require_extra
 from segkit.hub import CONFIG, WEIGHTS, is_cached, is_hugging_face, model_name
@@ -276,7 +277,7 @@ def _check_disk(recipe: Recipe, memory: "Memory", processes: int, out: Path) -> 
     shards = processes if recipe.training.parallel == "fsdp" else 1
     checkpoint = (memory.weights + memory.average + memory.optimizer) * shards
     needed = checkpoint * (recipe.training.keep_checkpoints + 2) + memory.average * shards
-    folder = next(path for path in (out, *out.absolute().parents) if path.exists())
+    folder = existing_folder(out)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(
