@@ -162,6 +162,7 @@ RETURNED = {
     "MALLOC_TRIM_THRESHOLD_": "0",
 }
 """Allocators return freed memory at once; the 30 MB that they may keep would hide the growth."""
+FEW, MANY = 256, 512
 
 
 @pytest.mark.skipif(
@@ -175,7 +176,7 @@ def test_resident_memory_is_bounded_including_that_of_the_evaluators(tmp_path, t
     ids[np.random.default_rng(0).random(ids.shape) < 0.1] = 0
     image = sample(ids, {k: 7 * k - 5 for k in range(1, 101)}, names)
     paths = []
-    for images in (384, 384, 640):  # several row groups
+    for images in (FEW, FEW, MANY):  # several row groups
         copies = (replace(image, id=str(i), file_name=f"{i}.jpg") for i in range(images))
         paths.append(str(shard_set(tmp_path / f"{len(paths)}", list(copies), names, task).path))
     command = [sys.executable, "-c", PEAK, task, *paths]
@@ -183,7 +184,7 @@ def test_resident_memory_is_bounded_including_that_of_the_evaluators(tmp_path, t
         command, capture_output=True, text=True, check=True, env=os.environ | RETURNED
     )
     few, many = (1024 * int(kib) for kib in done.stdout.split())
-    segments = (640 - 384) * len(image.segments)
+    segments = (MANY - FEW) * len(image.segments)
     assert sum(len(s.mask) for s in image.segments) > 800 * len(image.segments)
     assert many - few < 800 * segments
 
