@@ -69,6 +69,8 @@ class Sizes:
     recipe: str
     """Of the long run."""
     compiler: str
+    model: tuple[str, ...] = ()
+    """Changes to the model of every recipe."""
 
 
 FULL = Sizes(
@@ -90,6 +92,10 @@ TINY = Sizes(
     bench=("--size", "64", "--batch", "1", "--repeats", "1", "--threads", "1", "--targets", "3"),
     recipe=MINI,
     compiler="aot_eager",
+    model=(
+        *("model.backbone=test_efficientnet", "model.hidden_dim=16", "model.mask_dim=8"),
+        *("model.heads=2", "model.feedforward_dim=16", "model.queries=4"),
+    ),
 )
 
 
@@ -178,6 +184,7 @@ class Bench:
         sizes = self.sizes
         return (
             *SHIPPED,
+            *sizes.model,
             f"data.image_size={sizes.crop}",
             f"data.batch_size={sizes.batch}",
             f"inference.image_size={sizes.crop}",

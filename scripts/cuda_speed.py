@@ -121,7 +121,7 @@ def _peak(bench: Bench, work: Callable[[], object]) -> float:
 
 def _random_backbone(bench: Bench) -> list[str]:
     """Settings of random weights for the backbone of the long run, whose own are downloaded."""
-    name = load_recipe(bench.sizes.recipe, ()).model.backbone
+    name = load_recipe(bench.sizes.recipe, bench.sizes.model).model.backbone
     file = bench.out / "backbone.safetensors"
     save_file(timm.create_model(name).state_dict(), file)
     return [f'model.backbone_weights="{file.resolve()}"']

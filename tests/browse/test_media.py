@@ -4,7 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segkit.browse.labels import crop
@@ -92,7 +92,6 @@ def test_class_maps_of_many_classes_have_sixteen_bits(tmp_path: Path) -> None:
     )
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.booleans(), min_size=HEIGHT * WIDTH, max_size=HEIGHT * WIDTH),
     st.tuples(st.floats(-9, 20), st.floats(-9, 20), st.floats(0, 30), st.floats(0, 30)),

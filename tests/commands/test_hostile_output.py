@@ -230,8 +230,9 @@ def test_evaluation(work: Workshop, task: str) -> None:
     options = ("--data", work.set.path, "--task", task, "--out", work.folder / f"eval-{task}")
     check("eval", *options, "--checkpoint", work.run, *CPU)
     check("eval", *options, "--predictions", work.set.path)
-    for report in work.folder.glob(f"eval-{task}*/report.html"):
-        text = report.read_text()
+    reports = [path.read_text() for path in work.folder.glob(f"eval-{task}*/report.html")]
+    assert reports
+    for text in reports:
         assert not CONTROLS.search(text.replace("\t", " "))
 
 

@@ -44,7 +44,7 @@ def test_box_cover_is_the_area_of_the_box() -> None:
     st.lists(st.tuples(*[st.floats(-20, 90, width=32)] * 4), min_size=1, max_size=4),
     st.sampled_from([4, 8, 32]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_profiles_of_boxes_are_the_maxima_of_their_cover(
     corners: list[tuple[float, ...]], stride: int
 ) -> None:
@@ -89,7 +89,7 @@ def test_selected_rows_keep_all_fields_together() -> None:
     st.floats(0, 1),
     st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_packed_masks_are_pooled_like_dense_ones(
     count: int, height: int, width: int, share: float, seed: int
 ) -> None:

@@ -239,7 +239,7 @@ def test_low_resolution_logits_are_not_shifted() -> None:
 
 
 @given(crops(), seeds)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_crops_equal_torchvisions_transforms(case: tuple[int, int, Crop], seed: int) -> None:
     height, width, crop = case
     rng = np.random.default_rng(seed)

@@ -13,7 +13,7 @@ def random_masks(count: int, height: int, width: int, seed: int = 0) -> torch.Te
 
 
 @given(st.integers(0, 3), st.integers(1, 5), st.integers(1, 20), st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_masks_survive_and_every_pixel_is_found(
     count: int, height: int, width: int, seed: int
 ) -> None:

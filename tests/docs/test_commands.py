@@ -161,6 +161,10 @@ def is_run(command: str) -> bool:
     return not any(re.search(pattern, command) for pattern in NOT_RUN)
 
 
+RUN = {page: listed for page in PAGES if (listed := [c for c in commands(page) if is_run(c)])}
+"""The commands of each page that has any to run."""
+
+
 def reduced(command: str) -> str:
     for weights, stand_in in REPLACED.items():
         command = command.replace(weights, stand_in)
@@ -212,17 +216,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.filterwarnings("ignore:nothing changed since")  # commands occur on several pages
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_commands_of_a_page_run(
     page: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed = [command for command in commands(page) if is_run(command)]
-    if listed:
-        shutil.copytree(world, tmp_path / "page")
-        monkeypatch.chdir(tmp_path / "page")
-        for command in listed:
-            shutil.rmtree("exported", ignore_errors=True)  # several examples write there
-            run(command)
+    shutil.copytree(world, tmp_path / "page")
+    monkeypatch.chdir(tmp_path / "page")
+    for command in RUN[page]:
+        shutil.rmtree("exported", ignore_errors=True)  # several examples write there
+        run(command)
 
 
 def test_each_reason_is_of_a_command() -> None:

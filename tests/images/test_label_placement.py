@@ -15,7 +15,7 @@ def _square(top: int, left: int, side: int) -> NDArray[np.bool_]:
     return mask
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(
@@ -72,7 +72,7 @@ def test_a_name_larger_than_the_picture_gets_no_place() -> None:
     assert placement.on_mask(np.ones((HEIGHT, WIDTH), bool), (10, 100)) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 40), st.integers(0, 200), st.integers(5, 60), st.integers(0, 10**6))
 def test_places_are_the_same_when_only_a_part_of_the_picture_is_given(
     top: int, left: int, side: int, seed: int

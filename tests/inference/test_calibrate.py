@@ -59,7 +59,7 @@ def max_min(values: np.ndarray, weights: np.ndarray) -> list[float]:
     return [max(min(mean(j, k) for k in range(i, last)) for j in range(i + 1)) for i in range(last)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.integers(0, 8), st.floats(0, 1, allow_nan=False)), min_size=1, max_size=14

@@ -39,7 +39,7 @@ def masks_of_an_image(draw: st.DrawFn) -> tuple[list[BoxMask | None], np.ndarray
     return masks, rng.random(SIZE) < rng.choice([0.0, 0.3])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(masks_of_an_image())
 def test_each_pixel_belongs_to_the_smallest_mask_that_contains_it(
     case: tuple[list[BoxMask | None], np.ndarray],

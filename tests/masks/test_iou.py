@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -23,7 +23,6 @@ def test_box_iou_is_that_of_pycocotools(first, second):
     )
 
 
-@settings(deadline=None)
 @given(pairs)
 def test_iou_of_run_lengths_is_that_of_dense_masks(stack):
     first, second = (

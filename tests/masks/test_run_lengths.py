@@ -13,7 +13,7 @@ def encode(mask):
     return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), masks=st.integers(0, 6))
 def test_runs_are_those_of_the_dense_mask(seed, masks):
     rng = np.random.default_rng(seed)
@@ -43,7 +43,7 @@ def test_long_counts_and_empty_and_full_masks():
     assert runs.total.tolist() == [9_000_000, 4, 4]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), masks=st.integers(0, 5))
 def test_boxes_are_tight(seed, masks):
     rng = np.random.default_rng(seed)

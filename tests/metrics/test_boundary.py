@@ -33,7 +33,7 @@ def depth_of(height, width):
     return max(1, round(0.02 * float(np.hypot(height, width))))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), height=st.integers(3, 160), width=st.integers(3, 200))
 def test_the_boundary_holds_the_pixels_near_the_outside(seed, height, width):
     rng = np.random.default_rng(seed)
@@ -47,7 +47,7 @@ def test_the_boundary_holds_the_pixels_near_the_outside(seed, height, width):
     np.testing.assert_array_equal(pixels, outline(mask, depth_of(height, width)))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6))
 def test_iou_of_pairs_equals_brute_force(seed):
     rng, names = np.random.default_rng(seed), taxonomy()

@@ -157,7 +157,7 @@ def moved(rng, sample):
     return replace(sample, segments=tuple(segments[::-1]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_equals_the_dense_computation(seed):
     rng, names = np.random.default_rng(seed), taxonomy()

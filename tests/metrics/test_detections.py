@@ -16,7 +16,7 @@ def matches(pairs, names, iou_type="mask", max_dets=100):
     return updated(DetectionMatches(len(names.categories), iou_type, max_dets), [batch])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @example(
     seed=5343, images=6, iou_type="mask"
 )  # 7 hits of 10 objects, and a recall of 0.7000000000000001

@@ -96,7 +96,7 @@ def random_pairs(seed, images, height=70, width=90):
     return [(t, disturbed(rng, t, names)) for t in truths], names
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6), images=st.integers(2, 7), iou_type=st.sampled_from(["mask", "box"])
 )

@@ -46,7 +46,7 @@ def assert_equal(pairs, names):
             np.testing.assert_allclose(figures, np.multiply(reference[group], 100), rtol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), images=st.integers(1, 6), crowd=st.sampled_from([0.0, 0.2, 0.9]))
 def test_equals_the_reference_on_random_maps_with_void_and_crowds(seed, images, crowd):
     rng, names = np.random.default_rng(seed), taxonomy()

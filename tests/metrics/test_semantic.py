@@ -21,7 +21,7 @@ def semantic_iou(pairs, names):
     return updated(SemanticIoU(names), [regions(pairs, names)])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 10**6), images=st.integers(1, 5))
 def test_confusion_equals_the_dense_one(seed, images):
     rng, names = np.random.default_rng(seed), taxonomy()

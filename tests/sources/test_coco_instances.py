@@ -51,7 +51,7 @@ def test_polygons_are_rasterized_as_pycocotools_does_and_kept_verbatim(tmp_path:
         max_size=3,
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_polygons_match_pycocotools_or_are_refused(
     tmp_path_factory: Any, polygons: list[list[float]]
 ) -> None:
@@ -379,7 +379,7 @@ def test_bad_categories_are_named(tmp_path: Path, category: Any) -> None:
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_truncated_or_mangled_files_never_end_in_a_traceback(
     tmp_path_factory: Any, data: Any
 ) -> None:

@@ -45,7 +45,7 @@ def walk(path: Path) -> dict[str, Any]:
     indent=st.sampled_from([None, 1]),
     ascii_only=st.booleans(),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_object_is_read_as_json_reads_it_in_chunks_of_any_size(
     tmp_path_factory: Any,
     chunk: int,
@@ -64,7 +64,7 @@ def test_any_object_is_read_as_json_reads_it_in_chunks_of_any_size(
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_text_that_json_refuses_is_refused(tmp_path_factory: Any, data: Any) -> None:
     text = json.dumps(
         {"a": 1, "many": [{"x": [1, 2.5, "t\u00e9"]}, "s", None, -3], "z": {"q": "\\u00ff"}}
@@ -174,7 +174,7 @@ def test_an_error_early_in_a_large_file_is_found_without_reading_on(tmp_path: Pa
     chunk=st.integers(20, 200),
     odd=st.sampled_from([None, float("nan"), 1e308, 2**70, "},", "\ud800"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_objects_are_read_alike_whether_many_at_once_or_one_by_one(
     tmp_path_factory: Any, many: list[Any], separators: tuple[str, str], chunk: int, odd: Any
 ) -> None:

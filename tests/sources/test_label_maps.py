@@ -58,7 +58,7 @@ def color_png(
     st.sampled_from([3, 4]),
     st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ids_under_every_filter_are_those_of_the_pixels(
     tmp_path_factory: Any, seed: int, height: int, width: int, channels: int, data: Any
 ) -> None:

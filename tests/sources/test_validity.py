@@ -37,15 +37,14 @@ from .builders import CATEGORIES, HEIGHT, WIDTH, coco_instances, id_png, picture
 from .test_damaged_formats import OPENERS, altered, rich_files
 
 SQUARE = [2, 2, 12, 2, 12, 12, 2, 12]
-REASONABLE = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+REASONABLE = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 numbers = st.one_of(
     st.integers(-5, 45),
     st.floats(-10, 45),
     st.sampled_from([0, -0.0, 1e-300, 1e5, -1e5, 1e7, 2**31, 1e300]),
 )
+extents = numbers.filter(lambda value: value >= 0)
 boxes = st.one_of(
     st.lists(numbers, min_size=4, max_size=4), st.lists(numbers, max_size=5), st.none()
 )
@@ -335,12 +334,14 @@ def test_one_table_serves_conversion_validation_and_the_documentation() -> None:
         assert f"| `{code}` | {rule.text} |{repaired} |{dropped} |\n" in manual
 
 
-@given(boxes)
-def test_predicates_take_any_box(box: list[Any] | None) -> None:
-    if box and len(box) == 4:
-        values = tuple(map(float, box))
-        assert reaches(values, values) or min(values[2:]) < 0
-        assert isinstance(agrees(1.0, 1.0, values), bool)
+@given(st.tuples(numbers, numbers, extents, extents), st.floats(1, 1e6))
+def test_predicates_take_any_box(box: tuple[float, float, float, float], pixels: float) -> None:
+    assert reaches(box, box)
+    perimeter = 2 * (box[2] + box[3])
+    for area in (pixels / 2, pixels, 2 * pixels, pixels + 0.99 * perimeter):
+        assert agrees(area, pixels, box)
+    for area in (0.0, -pixels, 2.01 * (pixels + perimeter)):
+        assert not agrees(area, pixels, box)
 
 
 @pytest.mark.parametrize("score", [0.5, -1, 87, 1e308, True, "high", None])
