@@ -1,10 +1,11 @@
 """Every command in README, docs and the command reference runs, in the order of its page.
 
 Each page runs in a folder of its own that holds the files and sets that the pages name: data sets
-of two or three tiny pictures. Commands are changed as `REPLACED` and `ADDED` say, and a command
-that one of `NOT_RUN` matches is left out for the reason there; nothing else is.
+of two or three tiny pictures. Commands are changed as `REPLACED` and `ADDED` say. Of a command that
+one of `NOT_RUN` matches, for the reason there, only the options and the recipe are checked.
 """
 
+import itertools
 import os
 import re
 import shlex
@@ -14,13 +15,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import timm
 from safetensors.torch import save_file
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
+from segkit.recipes.load import load_recipe
 from segkit.text.embeddings import EmbeddingStore
 from tests.docs.native_sets import label_by_hand, write_native_sets
 
@@ -42,6 +46,8 @@ NOT_RUN = {
     r"^(srun|head=)": "SLURM and several GPUs; tests/training/test_distributed.py",
     r"--recipe dataseg-swin-t .*(?<!--plan)$": "downloads a model; tests/training/test_run_plan.py",
     r"--engine ray ": "a cluster of Ray; tests/workers/test_ray_cluster.py",
+    r" s3://": "a store; tests/test_storage.py",
+    r"real-out/(labeler|outlined|rounds|control|coco-inst)": "hours, on real data",
     r"^python scripts/": "minutes, some on real data; their options are checked here",
 }
 """Pattern of commands that no test runs as they are -> what they need, and what tests it."""
@@ -85,6 +91,7 @@ ADDED = {
     ],
     r"segkit zeroshot train ": ["--set", "generator_steps=2", "--set", "head_steps=2"],
     r"segkit convert ": ["--workers", "1"],
+    r"segkit split .*--zero-shot (?!.*--policy)": ["--policy", "ignore-pixels"],
 }
 """Pattern of a command -> options that make it small."""
 
@@ -161,6 +168,8 @@ def is_run(command: str) -> bool:
     return not any(re.search(pattern, command) for pattern in NOT_RUN)
 
 
+EVERY = sorted({command for page in PAGES for command in commands(page)})
+"""The commands of all pages."""
 RUN = {page: listed for page in PAGES if (listed := [c for c in commands(page) if is_run(c)])}
 """The commands of each page that has any to run."""
 
@@ -228,21 +237,43 @@ def test_the_commands_of_a_page_run(
 
 
 def test_each_reason_is_of_a_command() -> None:
-    every = [command for page in PAGES for command in commands(page)]
     for pattern in NOT_RUN:
-        assert any(re.search(pattern, command) for command in every), pattern
+        assert any(re.search(pattern, command) for command in EVERY), pattern
     for weights in REPLACED:
-        assert any(weights in command for command in every), weights
+        assert any(weights in command for command in EVERY), weights
 
 
 @pytest.mark.parametrize(
-    "command", sorted({c for page in PAGES for c in commands(page) if c.startswith("python ")})
+    "command", [c for c in EVERY if re.match(r"segkit |torchrun .* segkit ", c) and not is_run(c)]
 )
+def test_commands_that_are_not_run_have_their_options(command: str) -> None:
+    words = shlex.split(command.partition("segkit ")[2])
+    group: click.Command = get_command(app)
+    while isinstance(group, click.Group):
+        group = group.commands[words.pop(0)]
+    group.make_parser(click.Context(group)).parse_args(words)
+    values = {"--set": [], "--recipe": []}
+    for option, value in itertools.pairwise(words):
+        values.get(option, []).append(value)
+    for recipe in values["--recipe"]:
+        load_recipe(recipe, values["--set"])
+
+
+def test_every_command_stands_in_a_block_of_the_shell() -> None:
+    start = r"^(?:```\n| {4,})((?:segkit|python scripts/|make|pip|torchrun) .*)"
+    for page in PAGES:
+        text = re.sub(r"^```\w.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
+        assert re.findall(start, text, re.M) == [], page
+
+
+@pytest.mark.parametrize("command", [c for c in EVERY if c.startswith("python ")])
 def test_scripts_have_the_options_of_their_commands(command: str) -> None:
     _, script, *words = shlex.split(command)
     source = (ROOT / script).read_text("utf-8")
+    source += _shared_options(source)
     for option in (word.partition("=")[0] for word in words if word.startswith("--")):
-        assert f'"{option}"' in source or f'"{option}"' in _shared_options(source), option
+        in_loop = 'f"--{name}"' in source and f'"{option[2:]}"' in source
+        assert in_loop or f'"{option}"' in source, option
 
 
 def _shared_options(source: str) -> str:
