@@ -10,14 +10,13 @@ import torch.distributed as dist
 from cuda_bench import MASK2FORMER, Bench, Row, read_batches
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from segkit.criterion import matcher, point_sampling
 from segkit.criterion.box_prompts import sample_box_prompts
 from segkit.criterion.point_sampling import random_points
 from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.batch import Batch
-from segkit.distributed import autocast
+from segkit.distributed import autocast, data_parallel
 from segkit.model.dataseg import DataSeg
 from segkit.model.deformable import DeformableAttention
 from segkit.runs.open_run import load_run
@@ -92,12 +91,14 @@ def _parallel_gradients(
     name: str, setup: TrainingSetup, batch: Batch, device: torch.device
 ) -> dict[str, Tensor]:
     """Gradients of a fresh model on a batch, under `ddp` or `fsdp`."""
-    model = wrapped = _model(setup, device)
+    model = _model(setup, device)
     if name == "ddp":
-        wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+        wrapped = data_parallel(model, device)
+        with wrapped.exchange():
+            _backward(setup, wrapped, batch, device)
     else:
         sharding.shard(model, device)
-    _backward(setup, wrapped, batch, device)
+        _backward(setup, model, batch, device)
     gradients = {key: value.grad for key, value in model.named_parameters()}
     return {
         key: value.full_tensor() if isinstance(value, DTensor) else value

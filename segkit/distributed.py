@@ -74,14 +74,17 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def wrap_ddp(module: nn.Module, device: torch.device) -> nn.Module:
-    """`module` in DistributedDataParallel; the module itself in a single process.
+    """`module` in DistributedDataParallel; the module itself in a single process."""
+    return module if world_size() == 1 else data_parallel(module, device)
+
+
+def data_parallel(module: nn.Module, device: torch.device) -> "_DataParallel":
+    """`module` in DistributedDataParallel, also in a group of a single process.
 
     All processes must run the same parts of it. Gradients are views of the buffers that DDP
     reduces, not copies. Buffers are broadcast in each step only if some change, which are the
     statistics of batch norms that are not frozen.
     """
-    if world_size() == 1:
-        return module
     for parameter in module.parameters():
         if parameter.requires_grad and 1 in parameter.shape:
             hook = partial(_restride, parameter.stride())
