@@ -54,7 +54,7 @@ def calibrate(
     Example: segkit calibrate --checkpoint work/run --data work/masks
     """
     from segkit.inference.calibration_set import check_calibration_set
-    from segkit.runs.open_run import check_run, run_folder
+    from segkit.runs.open_run import check_inference, run_folder
     from segkit.runs.run_manifest import read_run_manifest, require_no_interrupted_training
     from segkit.shards.lineage import training_digests
     from segkit.shards.publish import check_type
@@ -62,7 +62,7 @@ def calibrate(
     from segkit.workers.devices import check_device
 
     check_device(device)
-    check_run(checkpoint, (), "box-prompts")
+    check_inference(checkpoint, (), "box-prompts")
     labeled = ShardSet.open(data)
     if not labeled.manifest.statistics.masked:
         hint = "give a set with true masks"

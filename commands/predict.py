@@ -127,7 +127,7 @@ def predict(
     --out work/photos
     """
     from segkit.hub import is_hugging_face
-    from segkit.runs.open_run import check_run, trained_classes
+    from segkit.runs.open_run import check_inference, trained_classes
     from segkit.shards.reader import ShardSet
 
     chosen_task = parse_choice(task, TASKS, "--task")
@@ -144,7 +144,7 @@ def predict(
         ),
     )
     workers = parse_workers(engine, devices, device, address)
-    check_run(checkpoint, settings, chosen_task)
+    check_inference(checkpoint, settings, chosen_task)
     shards = ShardSet.open(data) if data else None
     if shards is not None:
         shards.require_images()

@@ -94,22 +94,22 @@ class PredictionSource:
 
         `groups_unseen`: whether the run's unseen classes group the figures.
         """
-        from segkit.runs.open_run import check_run
+        from segkit.runs.open_run import check_inference
 
         if (self.checkpoint is None) == (self.predictions is None):
             message = "give --checkpoint RUN or --predictions SET|FILE"
             raise InputError(message, hint="give one of the two")
         if self.checkpoint is not None:
-            check_run(self.checkpoint, self.settings, task, groups_unseen=groups_unseen)
+            check_inference(self.checkpoint, self.settings, task, groups_unseen=groups_unseen)
 
     def unseen_classes(self, task: "Task") -> tuple[str, ...]:
         """The classes that the run records as unseen in training; imports no torch."""
         from segkit.hub import is_hugging_face
-        from segkit.runs.open_run import open_run
+        from segkit.runs.open_run import read_run_files
 
         if self.checkpoint is None or is_hugging_face(self.checkpoint):
             return ()
-        _, _, recipe = open_run(self.checkpoint, self.settings, task)
+        recipe = read_run_files(self.checkpoint, self.settings, task).recipe
         return recipe.inference.unseen
 
     def open(

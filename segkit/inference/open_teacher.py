@@ -26,10 +26,10 @@ from segkit.inference.shape_teachers import SHAPES, ShapeTeacher
 from segkit.inference.teacher import Teacher
 from segkit.recipes.schema import Strategy
 from segkit.runs.open_run import (
+    check_inference,
     check_min_iou,
-    check_run,
     default_strategy,
-    open_run,
+    read_run_files,
     require_box_prompts,
 )
 
@@ -93,7 +93,7 @@ class TeacherSpec:
             self._check_name()
             require_extra("train", "a run as teacher")
             strategy = self._run_strategy()
-            check_run(self.name, self._run_settings(), strategy)
+            check_inference(self.name, self._run_settings(), strategy)
             if self.min_iou is not None:
                 check_min_iou(self.name, strategy)
             if self.tta:
@@ -174,7 +174,7 @@ class TeacherSpec:
             return self.strategy
         if is_hugging_face(self.name):
             return "proposals"
-        return default_strategy(open_run(self.name)[2])
+        return default_strategy(read_run_files(self.name).recipe)
 
     def _min_score(self) -> float:
         return MIN_SCORES[self.kind] if self.min_score is None else self.min_score

@@ -111,10 +111,10 @@ def check_init_from(recipe: Recipe, source: str) -> None:
         checkpoint = fetch_model(source, optional=())
         _check_architecture(recipe.model, read_config(checkpoint), checkpoint)
         return
-    from segkit.runs.open_run import open_run
+    from segkit.runs.open_run import read_run_files
 
     folder = Path(source)
-    run = open_run(folder)[2]
+    run = read_run_files(folder).recipe
     later = {key: getattr(run.model, key) for key in RESOLVED_KEYS}
     later = {k: value for k, value in later.items() if k not in recipe.model.model_fields_set}
     config = recipe.model.model_copy(update=later)

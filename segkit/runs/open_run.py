@@ -6,7 +6,7 @@ Only importing a public model, which is done once, needs torch.
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from segkit.errors import InputError
 from segkit.extras import require_extra
@@ -25,9 +25,17 @@ _ANY_RECIPE = "dataseg-mini"
 """Stands for the recipe of a public model that is not fetched yet."""
 
 
-def open_run(
+class RunFiles(NamedTuple):
+    """What describes a run's version, without its weights."""
+
+    folder: Path
+    manifest: RunManifest
+    recipe: Recipe
+
+
+def read_run_files(
     spec: str | Path, overrides: Sequence[str] = (), output: str | None = None
-) -> tuple[Path, RunManifest, Recipe]:
+) -> RunFiles:
     """Directory, manifest and recipe of a run's version; does not read its weights.
 
     Args:
@@ -49,18 +57,18 @@ def open_run(
     _check_boxes(overrides, recipe)
     if output is not None:
         check_trained(recipe, output, spec)
-    return folder, manifest, recipe
+    return RunFiles(folder, manifest, recipe)
 
 
-def check_run(
+def check_inference(
     spec: str | Path, overrides: Sequence[str], output: str, *, groups_unseen: bool = False
 ) -> None:
-    """Refuse what can be refused without a run's weights; arguments and errors as of `open_run`.
+    """Refuse what can be refused without the weights of a run; errors as of `read_run_files`.
 
     A public model is not fetched.
 
     Args:
-        spec, overrides, output: as of `open_run`.
+        spec, overrides, output: as of `read_run_files`.
         groups_unseen: whether the names in `inference.unseen` group figures, so that they do
             something without `inference.seen_penalty`.
 
@@ -69,7 +77,7 @@ def check_run(
     """
     require_extra("train", "a model")
     if not is_hugging_face(spec):
-        _, _, recipe = open_run(spec, overrides, output)
+        recipe = read_run_files(spec, overrides, output).recipe
         _check_unseen(overrides, recipe, groups_unseen)
         return
     check_source(str(spec))
@@ -114,7 +122,7 @@ def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = (
     require_extra("train", "segkit.load_run")
     from segkit.runs.run import read_run
 
-    return read_run(*open_run(spec, overrides), device)
+    return read_run(*read_run_files(spec, overrides), device)
 
 
 def default_strategy(recipe: Recipe) -> Strategy:

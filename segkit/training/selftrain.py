@@ -18,7 +18,7 @@ from segkit.inference.pseudolabel import pseudolabel
 from segkit.inference.run_teacher import RunTeacher
 from segkit.recipes.schema import LossConfig
 from segkit.runs.calibrated_version import publish_calibrated
-from segkit.runs.open_run import load_run, open_run
+from segkit.runs.open_run import load_run, read_run_files
 from segkit.runs.run import Run
 from segkit.runs.run_manifest import read_run_manifest
 from segkit.sample import needs_mask
@@ -344,7 +344,7 @@ class _Loop:
 
         Masks assist only boxes that got none, so they are off where each box of `sets` got one.
         """
-        model = open_run(start)[2].model
+        model = read_run_files(start).recipe.model
         statistics = {"pixel_mean", "pixel_std"} - self.plan.recipe.model.model_fields_set
         return [
             "loss.trust_scores=true",

@@ -19,7 +19,7 @@ from segkit.recipes.load import known_recipes, load_recipe
 from segkit.recipes.old_names import current_key
 from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import check_init_from, read_encoding
-from segkit.runs.open_run import check_run, run_folder, trained_classes
+from segkit.runs.open_run import check_inference, run_folder, trained_classes
 from segkit.runs.run_manifest import read_run_manifest
 from segkit.shards.lineage import training_digests
 from segkit.shards.reader import ShardSet
@@ -132,7 +132,7 @@ def plan_selftraining(
         hint = "give a set with boxes, such as one of `segkit convert coco --boxes-only`"
         raise InputError("no segment lacks a mask", file=unlabeled[1].path, hint=hint)
     if checkpoint is not None:
-        check_run(checkpoint, (), "box-prompts")
+        check_inference(checkpoint, (), "box-prompts")
     teacher = None if checkpoint is None else run_folder(checkpoint)
     first = teacher or checked.model.init_from
     scored, parts = None, []

@@ -7,7 +7,7 @@ from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.hub import is_hugging_face
 from segkit.recipes.schema import Recipe
-from segkit.runs.open_run import open_run
+from segkit.runs.open_run import read_run_files
 from segkit.shards.reader import ShardSet
 from segkit.shards.zero_shot_split import ZeroShotRecord
 
@@ -44,7 +44,7 @@ def check_bank_inputs(
     if is_hugging_face(checkpoint):
         hint = "train a run on the seen set"
         raise InputError("a public model may have seen every class", file=checkpoint, hint=hint)
-    _, _, recipe = open_run(checkpoint, overrides, "bank")
+    recipe = read_run_files(checkpoint, overrides, "bank").recipe
     _check_split(recipe, record, checkpoint)
     _check_start(recipe, record, checkpoint)
     if recipe.model.weight_transfer.input != "off" or recipe.model.foreground:
@@ -75,7 +75,7 @@ def _check_start(recipe: Recipe, record: ZeroShotRecord, checkpoint: str | Path)
             message = f"started from {source}, a public model that may have seen every class"
             raise InputError(message, file=checkpoint, hint=hint)
         try:
-            recipe = open_run(source)[2]
+            recipe = read_run_files(source).recipe
             _check_split(recipe, record, source)
         except InputError as error:
             message = f"started from {source}, which may have seen every class ({error.message})"

@@ -20,7 +20,7 @@ from segkit.inference.predictor import Predictor
 from segkit.masks import rle
 from segkit.model.hf_processor import image_sizes
 from segkit.runs.import_checkpoint import cached_run, import_checkpoint
-from segkit.runs.open_run import check_run, load_run, open_run
+from segkit.runs.open_run import check_inference, load_run, read_run_files
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 from segkit.taxonomy import Taxonomy, load_taxonomy
@@ -299,7 +299,7 @@ def test_a_model_is_imported_once_and_again_after_a_change(
         (folder / file.name).write_bytes(file.read_bytes())
     first = cached_run(f"hf:{folder}")
     written = (first / "manifest.json").stat().st_mtime_ns
-    assert open_run(f"hf:{folder}")[0] == first.resolve()
+    assert read_run_files(f"hf:{folder}").folder == first.resolve()
     assert (first / "manifest.json").stat().st_mtime_ns == written
     config = json.loads((folder / "config.json").read_text())
     config["id2label"]["0"] = "pedestrian"
@@ -313,21 +313,21 @@ def test_box_prompts_of_a_public_model_are_refused(
     public: Callable[[str], Public], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="no box prompts"):
-        check_run("hf:owner/name", [], "box-prompts")
+        check_inference("hf:owner/name", [], "box-prompts")
     run = import_checkpoint(public("panoptic").spec, tmp_path / "run")
     with pytest.raises(InputError, match="--strategy proposals"):
-        open_run(run, [], "box-prompts")
+        read_run_files(run, [], "box-prompts")
     with pytest.raises(InputError, match="no box prompts"):
         Predictor(run, "cpu").predict_boxes(np.zeros((9, 9, 3), np.uint8), [(1, 1, 5, 5)])
 
 
 def test_settings_are_refused_before_anything_is_fetched() -> None:
     with pytest.raises(InputError, match="semantic does not read inference"):
-        check_run("hf:owner/name", ["inference.score=0.1"], "semantic")
+        check_inference("hf:owner/name", ["inference.score=0.1"], "semantic")
     with pytest.raises(InputError, match="less than or equal to 1"):
-        check_run("hf:owner/name", ["inference.score=7"], "panoptic")
+        check_inference("hf:owner/name", ["inference.score=7"], "panoptic")
     with pytest.raises(InputError, match="no such folder"):
-        check_run("hf:nowhere", [], "panoptic")
+        check_inference("hf:nowhere", [], "panoptic")
 
 
 def test_a_checkpoint_without_a_class_head_is_refused(
@@ -365,7 +365,7 @@ def test_a_missing_processor_is_noted(public: Callable[[str], Public], tmp_path:
         (tmp_path / name).write_bytes((public("panoptic").folder / name).read_bytes())
     with pytest.warns(Notice, match="has no preprocessor_config.json: its images get"):
         run = import_checkpoint(f"hf:{tmp_path}", tmp_path / "run")
-    inference = open_run(run)[2].inference
+    inference = read_run_files(run).recipe.inference
     assert (inference.resize, inference.image_size, inference.max_size) == ("shorter", 800, 1333)
 
 

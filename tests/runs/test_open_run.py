@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from segkit.errors import InputError
-from segkit.runs.open_run import check_run, open_run
+from segkit.runs.open_run import check_inference, read_run_files
 from tests.commands.slips import hollow_run
 
 UNSEEN = 'inference.unseen=["cat"]'
@@ -20,16 +20,16 @@ def test_a_limit_of_the_longer_side_needs_a_shorter_side(
     run = hollow_run(tmp_path / "run", [f"inference.resize={resize}"])
     message = f"--set: inference.resize is {resize}, which does not read inference.max_size; leave"
     with pytest.raises(InputError, match=message):
-        check_run(run, ["inference.max_size=900"], output)
+        check_inference(run, ["inference.max_size=900"], output)
     with pytest.raises(InputError, match=message):
-        open_run(run, ["inference.max_size = 900"])
+        read_run_files(run, ["inference.max_size = 900"])
     pair = ["inference.resize=shorter", "inference.max_size=900"]
-    check_run(run, pair, output)
-    assert open_run(run, pair)[2].inference.max_size == 900
+    check_inference(run, pair, output)
+    assert read_run_files(run, pair).recipe.inference.max_size == 900
     shorter = hollow_run(tmp_path / "shorter", ["inference.resize=shorter"])
-    check_run(shorter, ["inference.max_size=900"], output)
+    check_inference(shorter, ["inference.max_size=900"], output)
     with pytest.raises(InputError, match=r"inference\.resize is fit"):
-        check_run(shorter, ["inference.max_size=900", "inference.resize=fit"], output)
+        check_inference(shorter, ["inference.max_size=900", "inference.resize=fit"], output)
 
 
 @pytest.mark.parametrize("output", TASKS)
@@ -38,19 +38,19 @@ def test_unseen_classes_need_a_penalty_or_figures_to_group(tmp_path: Path, outpu
     message = "--set: inference.unseen does nothing without inference.seen_penalty; leave it out"
     for spec in (run, "hf:some/model"):
         with pytest.raises(InputError, match=message):
-            check_run(spec, [UNSEEN], output)
-        check_run(spec, [UNSEEN, "inference.seen_penalty=2"], output)
-        check_run(spec, [UNSEEN], output, groups_unseen=True)
+            check_inference(spec, [UNSEEN], output)
+        check_inference(spec, [UNSEEN, "inference.seen_penalty=2"], output)
+        check_inference(spec, [UNSEEN], output, groups_unseen=True)
     stored = hollow_run(tmp_path / "stored", [UNSEEN, "inference.seen_penalty=2"])
-    check_run(stored, ['inference.unseen=["sofa"]'], output)
+    check_inference(stored, ['inference.unseen=["sofa"]'], output)
     with pytest.raises(InputError, match=message):
-        check_run(stored, ['inference.unseen=["sofa"]', "inference.seen_penalty=0"], output)
+        check_inference(stored, ['inference.unseen=["sofa"]', "inference.seen_penalty=0"], output)
 
 
 def test_runs_that_store_such_values_open(tmp_path: Path) -> None:
     run = hollow_run(tmp_path / "run", ["inference.max_size=900", UNSEEN])
-    check_run(run, ["inference.batch_size=2"], "panoptic")
-    config = open_run(run)[2].inference
+    check_inference(run, ["inference.batch_size=2"], "panoptic")
+    config = read_run_files(run).recipe.inference
     assert (config.max_size, config.unseen, config.resize) == (900, ("cat",), "fit")
 
 
@@ -58,8 +58,8 @@ def test_boxes_come_only_from_a_trained_head(tmp_path: Path) -> None:
     untrained = ["loss.box_l1=0", "loss.box_giou=0"]
     for number, changes in enumerate(([], untrained[:1], untrained[1:])):
         run = hollow_run(tmp_path / str(number), ["model.foreground=3", *changes])
-        check_run(run, ["inference.boxes=head"], "instance")
+        check_inference(run, ["inference.boxes=head"], "instance")
     run = hollow_run(tmp_path / "untrained", ["model.foreground=3", *untrained])
-    check_run(run, ["inference.boxes=mask"], "instance")
+    check_inference(run, ["inference.boxes=mask"], "instance")
     with pytest.raises(InputError, match="--set: nothing trained the run's box head; leave it out"):
-        check_run(run, ["inference.boxes=head"], "instance")
+        check_inference(run, ["inference.boxes=head"], "instance")
