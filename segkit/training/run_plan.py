@@ -113,7 +113,10 @@ def plan_training(
     processes = torchrun_ranks()
     samples = recipe.data.batch_size * recipe.training.accumulate * processes
     mixed = len(data) if recipe.data.mixing == "all" else 1
-    missing = [*_lacks(_check_embeddings, recipe, data), *_lacks(check_loggers, recipe)]
+    missing = [
+        *_lacks("embeddings", _check_embeddings, recipe, data),
+        *_lacks("loggers", check_loggers, recipe),
+    ]
     memory = None
     try:
         require_extra("train", "training")
@@ -121,10 +124,10 @@ def plan_training(
         missing.append(_as_missing("extra", error))
     else:
         memory, capacity = _estimate(recipe, data, processes, device)
-        missing += _lacks(_check_weights, recipe)
-        missing += _lacks(_check_memory, memory, capacity)
-        missing += _lacks(_check_disk, recipe, memory, processes, out)
-    missing += _lacks(_check_shared_memory, recipe, data, processes)
+        missing += _lacks("weights", _check_weights, recipe)
+        missing += _lacks("memory", _check_memory, memory, capacity)
+        missing += _lacks("disk", _check_disk, recipe, memory, processes, out)
+    missing += _lacks("shared memory", _check_shared_memory, recipe, data, processes)
     return TrainingPlan(
         recipe=recipe.name,
         steps=recipe.training.steps,
@@ -156,12 +159,11 @@ def _set_plans(
         )
 
 
-def _lacks(check: Callable[..., None], *arguments: Any) -> list[Missing]:
-    """What a check, which raises InputError, finds missing."""
+def _lacks(name: str, check: Callable[..., None], *arguments: Any) -> list[Missing]:
+    """What a check of this name, which raises InputError, finds missing."""
     try:
         check(*arguments)
     except InputError as error:
-        name = check.__name__.removeprefix("_check_").replace("_", " ")
         return [_as_missing("extra" if isinstance(error, MissingExtraError) else name, error)]
     return []
 
