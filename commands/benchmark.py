@@ -69,10 +69,10 @@ def objects365(
         parser=writable_local,
         help="Directory for metrics.json and, with --checkpoint, the predictions and results.json.",
     ),
-    checkpoint: str = CHECKPOINT_OPTION,
-    predictions: str = PREDICTIONS_OPTION,
+    checkpoint: str | None = CHECKPOINT_OPTION,
+    predictions: str | None = PREDICTIONS_OPTION,
     evaluator: str = EVALUATOR_OPTION,
-    training_set: str = typer.Option(
+    training_set: str | None = typer.Option(
         None,
         metavar="SET",
         help="Objects365's training images, converted, to separate rare from frequent classes;"
@@ -82,7 +82,7 @@ def objects365(
     device: str = DEVICE_OPTION,
     engine: str = ENGINE_OPTION,
     devices: str = DEVICES_OPTION,
-    address: str = ADDRESS_OPTION,
+    address: str | None = ADDRESS_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Mask AP on the 1,000 Objects365 images with masks, of models trained on its boxes.
@@ -139,13 +139,13 @@ def _add_command(name: str, description: str, data_set: str) -> None:
             parser=writable_local,
             help="Directory for metrics.json and, with --checkpoint, the predictions.",
         ),
-        checkpoint: str = CHECKPOINT_OPTION,
-        predictions: str = PREDICTIONS_OPTION,
+        checkpoint: str | None = CHECKPOINT_OPTION,
+        predictions: str | None = PREDICTIONS_OPTION,
         settings: list[str] = SETTINGS_OPTION,
         device: str = DEVICE_OPTION,
         engine: str = ENGINE_OPTION,
         devices: str = DEVICES_OPTION,
-        address: str = ADDRESS_OPTION,
+        address: str | None = ADDRESS_OPTION,
         images_root: list[str] = IMAGES_ROOT_OPTION,
         as_json: bool = JSON_OPTION,
     ) -> None:

@@ -43,7 +43,7 @@ def browse(
     out: Path | None = typer.Option(
         None, parser=writable, metavar="SET", help="Of --write-back; by default the set itself."
     ),
-    name: str = typer.Option(
+    name: str | None = typer.Option(
         None, help="Name of the FiftyOne dataset; the default is the set's folder and digest."
     ),
     app: bool = typer.Option(True, "--app/--no-app", help="Open the App after loading."),

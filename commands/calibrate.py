@@ -28,7 +28,7 @@ def calibrate(
         metavar="SET",
         help="A panoptic or instance set with true masks that the run was not trained with.",
     ),
-    out: Path = typer.Option(
+    out: Path | None = typer.Option(
         None,
         "--out",
         metavar="RUN",

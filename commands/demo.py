@@ -22,7 +22,9 @@ def demo(
         parser=writable_local,
         help="Folder for all files of the demo.",
     ),
-    steps: int = typer.Option(None, "--steps", min=1, help="Training steps; 1,600 by default."),
+    steps: int | None = typer.Option(
+        None, "--steps", min=1, help="Training steps; 1,600 by default."
+    ),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the scenes and of training."),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     as_json: bool = JSON_OPTION,

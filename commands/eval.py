@@ -53,14 +53,14 @@ def evaluate(
         parser=writable_local,
         help="Directory for metrics.json, report.html and, with --checkpoint, the predictions.",
     ),
-    checkpoint: str = CHECKPOINT_OPTION,
-    predictions: str = PREDICTIONS_OPTION,
+    checkpoint: str | None = CHECKPOINT_OPTION,
+    predictions: str | None = PREDICTIONS_OPTION,
     compare: tuple[str, str] = typer.Option(
         None,
         metavar="A B",
         help="Compare two predictions (as --predictions takes them) for the same images.",
     ),
-    prediction_masks: Path = typer.Option(
+    prediction_masks: Path | None = typer.Option(
         None,
         metavar="DIR",
         parser=location,
@@ -80,7 +80,7 @@ def evaluate(
         help="Draws of the images for 95 % intervals, such as 1000;"
         f" --compare draws {COMPARE_SAMPLES:,} by default.",
     ),
-    unseen: Path = typer.Option(
+    unseen: Path | None = typer.Option(
         None,
         help="Text file of the classes that were not seen in training, one a line; by default"
         " those that the run of --checkpoint records.",
@@ -95,7 +95,7 @@ def evaluate(
     device: str = DEVICE_OPTION,
     engine: str = ENGINE_OPTION,
     devices: str = DEVICES_OPTION,
-    address: str = ADDRESS_OPTION,
+    address: str | None = ADDRESS_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:

@@ -153,7 +153,7 @@ def labelstudio(
     data: str = _DATA,
     out: Path = _OUT,
     images: bool = _IMAGES,
-    image_prefix: str = typer.Option(
+    image_prefix: str | None = typer.Option(
         None,
         help="What precedes the name of an image in its URL; by default "
         "/data/local-files/?d=images/.",
@@ -230,7 +230,7 @@ def semantic(
     data: str = _DATA,
     out: Path = _OUT,
     images: bool = _IMAGES,
-    void: int = typer.Option(
+    void: int | None = typer.Option(
         None, help="Index of void pixels; by default the source's own, or 255."
     ),
     images_root: list[str] = IMAGES_ROOT_OPTION,

@@ -18,7 +18,7 @@ def merge(
     out: Path = typer.Option(
         ..., "--out", metavar="SET", parser=writable, help="Shard set to write a version of."
     ),
-    name: str = typer.Option(None, help="Name of the new set; by default the directory's."),
+    name: str | None = typer.Option(None, help="Name of the new set; by default the directory's."),
     rename: bool = typer.Option(
         False, "--rename", help="Put the set's number before every image id: 1-000139."
     ),

@@ -45,17 +45,17 @@ def predict(
     checkpoint: str = typer.Option(
         ..., "--checkpoint", metavar="RUN", help="The run whose model predicts."
     ),
-    images: Path = typer.Option(
+    images: Path | None = typer.Option(
         None,
         "--images",
         metavar="DIR|FILE",
         parser=location,
         help="Folder of images, searched with its subfolders, or one image.",
     ),
-    data: str = typer.Option(
+    data: str | None = typer.Option(
         None, "--data", metavar="SET", help="A shard set, instead of --images."
     ),
-    vocabulary: str = typer.Option(
+    vocabulary: str | None = typer.Option(
         None,
         "--vocabulary",
         metavar="NAME|FILE",
@@ -63,7 +63,7 @@ def predict(
         help="Classes to predict: a name of `segkit vocabulary list`, a taxonomy in JSON, or a "
         "text file with one class name a line.",
     ),
-    classes: str = typer.Option(
+    classes: str | None = typer.Option(
         None,
         "--classes",
         metavar="NAMES",
@@ -86,7 +86,7 @@ def predict(
     overlays: bool = typer.Option(
         True, "--overlays/--no-overlays", help="Draw the predictions over each image."
     ),
-    overlay_score: float = typer.Option(
+    overlay_score: float | None = typer.Option(
         None,
         "--overlay-score",
         min=0,
@@ -110,7 +110,7 @@ def predict(
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     engine: str = ENGINE_OPTION,
     devices: str = DEVICES_OPTION,
-    address: str = ADDRESS_OPTION,
+    address: str | None = ADDRESS_OPTION,
     force: bool = FORCE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,

@@ -57,7 +57,7 @@ def pseudolabel(
     out: Path = typer.Option(
         ..., "--out", metavar="SET", parser=writable, help="Directory of the new set's versions."
     ),
-    min_score: float = typer.Option(
+    min_score: float | None = typer.Option(
         None,
         "--min-score",
         metavar="0-1",
@@ -65,14 +65,14 @@ def pseudolabel(
         "is the mean probability within the mask, 0.5 or more with box prompts; no IoU. By default "
         "the run's inference.pseudo_score, 0.5 (predicted IoU) for SAM, 0 for GrabCut.",
     ),
-    min_iou: float = typer.Option(
+    min_iou: float | None = typer.Option(
         None,
         "--min-iou",
         metavar="0-1",
         help="Lowest expected IoU of a mask; a box whose mask has less stays a box. Of a run that "
         "`segkit calibrate` has calibrated, with box prompts.",
     ),
-    strategy: str = typer.Option(
+    strategy: str | None = typer.Option(
         None,
         "--strategy",
         help="Of a run. box-prompts: segment each box (default); proposals: match the model's own "
@@ -90,7 +90,7 @@ def pseudolabel(
         help="Give each pixel to one mask of an image, the smallest of those that contain it, as "
         "panoptic labels need it. Masks that the set has already keep their pixels.",
     ),
-    truth: str = typer.Option(
+    truth: str | None = typer.Option(
         None,
         "--truth",
         metavar="SET",
@@ -109,7 +109,7 @@ def pseudolabel(
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     engine: str = ENGINE_OPTION,
     devices: str = DEVICES_OPTION,
-    address: str = ADDRESS_OPTION,
+    address: str | None = ADDRESS_OPTION,
     preview: bool = PREVIEW_OPTION,
     force: bool = FORCE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from segkit.taxonomy import Taxonomy
     from segkit.workers.devices import Workers
 
-CHECKPOINT_OPTION: str = typer.Option(
+CHECKPOINT_OPTION: str | None = typer.Option(
     None, "--checkpoint", metavar="RUN", help="Predict with this run and evaluate its predictions."
 )
-PREDICTIONS_OPTION: str = typer.Option(
+PREDICTIONS_OPTION: str | None = typer.Option(
     None,
     "--predictions",
     metavar="SET|FILE|DIR",

@@ -44,27 +44,27 @@ def selftrain(
         ..., "--out", metavar="DIR", parser=writable_local, help="Folder of the rounds."
     ),
     rounds: int = typer.Option(3, "--rounds", help="Maximum number of rounds after the first run."),
-    held_out: str = typer.Option(
+    held_out: str | None = typer.Option(
         None,
         "--held-out",
         metavar="SET",
         help="A set with masks that scores the rounds, none of whose images are trained on; by "
         "default, a share of the images of each panoptic or instance set of --data.",
     ),
-    share: float = typer.Option(
+    share: float | None = typer.Option(
         None,
         "--held-out-share",
         metavar="0-1",
         help="That share of the images that no other set has, drawn by training.seed; by default "
         "0.1.",
     ),
-    checkpoint: str = typer.Option(
+    checkpoint: str | None = typer.Option(
         None, "--checkpoint", metavar="RUN", help="A run to start from, instead of training one."
     ),
-    steps: int = typer.Option(
+    steps: int | None = typer.Option(
         None, "--steps", min=1, help="Steps of the first run, instead of the recipe's."
     ),
-    round_steps: int = typer.Option(
+    round_steps: int | None = typer.Option(
         None,
         "--round-steps",
         min=1,

@@ -47,7 +47,7 @@ def split(
     seed: int | None = typer.Option(
         None, help="Seed of the assignment of images to --part; by default 0."
     ),
-    zero_shot: str = typer.Option(
+    zero_shot: str | None = typer.Option(
         None,
         "--zero-shot",
         metavar="SPLIT",

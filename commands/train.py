@@ -65,12 +65,12 @@ def train(
         metavar="SET",
         help="A shard set to evaluate on, at intervals and at the end; repeatable.",
     ),
-    steps: int = typer.Option(
+    steps: int | None = typer.Option(
         None, "--steps", min=1, help="Number of optimizer steps, instead of the recipe's."
     ),
     device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
     overrides: list[str] = OVERRIDES_OPTION,
-    init_from: str = typer.Option(
+    init_from: str | None = typer.Option(
         None,
         "--init-from",
         metavar="RUN|hf:NAME",

@@ -79,10 +79,10 @@ def show(
 
 @app.command()
 def encode(
-    names: list[str] = typer.Argument(
+    names: list[str] | None = typer.Argument(
         None, help="Class names, shipped vocabularies, or shard sets."
     ),
-    file: Path = typer.Option(
+    file: Path | None = typer.Option(
         None, "--file", help="A text file with one name per line, or a taxonomy JSON file."
     ),
     encoder: str = typer.Option(

@@ -24,7 +24,7 @@ DEVICES_OPTION: str = typer.Option(
     metavar="N|all",
     help="Number of devices. A killed command resumes at the next shard, with any number of them.",
 )
-ADDRESS_OPTION: str = typer.Option(
+ADDRESS_OPTION: str | None = typer.Option(
     None,
     "--address",
     metavar="HOST:PORT|auto",

@@ -76,7 +76,7 @@ def train(
     out: Path = typer.Option(
         metavar="DIR", parser=writable_local, help="Directory of the new run's versions."
     ),
-    checkpoint: str = typer.Option(
+    checkpoint: str | None = typer.Option(
         None, metavar="RUN", help="The bank's run, where it is no longer in its place."
     ),
     settings: list[str] = typer.Option(
