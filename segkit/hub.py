@@ -84,7 +84,7 @@ def model_name(source: str) -> str:
     return name
 
 
-def check_source(source: str, required: Sequence[str] = (CONFIG, WEIGHTS)) -> None:
+def check_source(source: str) -> None:
     """Refuse what can be refused without the network: a name, the files and type of a folder.
 
     Raises:
@@ -92,7 +92,7 @@ def check_source(source: str, required: Sequence[str] = (CONFIG, WEIGHTS)) -> No
     """
     folder = Path(model_name(source))
     if folder.is_dir():
-        check_model_type(source, fetch_model(source, required))
+        check_model_type(source, fetch_model(source))
 
 
 def check_model_type(source: str, folder: Path) -> None:

@@ -79,11 +79,11 @@ def require_boxes(data: ShardSet, image: NDArray[np.int64], seed: int) -> None:
         raise InputError(message, file=data.path, hint=hint)
 
 
-def check_calibration_set(data: ShardSet, seed: int = SEED) -> None:
+def check_calibration_set(data: ShardSet) -> None:
     """Raise InputError for a set without masks of objects, or with too few true ones to calibrate
     on; reads its labels."""
     require_objects(data)
     counts: Counter[int] = Counter()
     for number, sample in enumerate(data.samples()):
         counts[number] += len(scored_things(sample))
-    require_boxes(data, np.repeat([*counts], [*counts.values()]).astype(np.int64), seed)
+    require_boxes(data, np.repeat([*counts], [*counts.values()]).astype(np.int64), SEED)
