@@ -21,6 +21,11 @@ _MARK = "~"
 """Stands before the hash in a changed name; names that contain it are always changed."""
 
 
+def path_text(path: storage.StrPath) -> str:
+    """A path as text, such as `DIR@v2`, the name of a public model or a URL."""
+    return path if isinstance(path, str) else str(storage.location(path))
+
+
 class UnsafeNameError(ValueError):
     """A name leads out of its folder, or names no file."""
 

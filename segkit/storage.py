@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
     from upath import UPath
 
+StrPath = str | os.PathLike[str]
+"""A path as callers give it: text, which may be a URL, or a path object."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SLASHES = re.compile(r"(?<!:)/{2,}")
 _ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)
@@ -34,19 +36,17 @@ _ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
-def location(text: str | Path) -> Path:
+def location(text: StrPath) -> Path:
     """The path that a user's argument names: local, or in a store if it is a URL.
 
     Raises:
         InputError: fsspec does not know such URLs, its package for them is not installed, or the
             store cannot be reached or has no such bucket.
     """
-    if not isinstance(text, str):
-        return text
-    if text.startswith("file://"):
+    if not isinstance(text, str):  # a UPath, of a store, is not an os.PathLike
+        return Path(text) if isinstance(text, os.PathLike) else text
+    if text.startswith("file://") or not _URL.match(text):
         return Path(text.removeprefix("file://"))
-    if not _URL.match(text):
-        return Path(text)
     from upath import UPath
 
     text = _SLASHES.sub("/", text)  # as pathlib does for a local path
@@ -66,16 +66,16 @@ def location(text: str | Path) -> Path:
     return cast(Path, path)
 
 
-def local_path(text: str | Path) -> Path:
+def local_path(text: StrPath) -> Path:
     """The path of a file or folder that must be on this machine; InputError for a URL."""
-    name = str(text).removeprefix("file://")
+    name = str(text if isinstance(text, str) else location(text)).removeprefix("file://")
     if _URL.match(name):
         hint = "give a path on this machine (only shard sets may be in a store)"
         raise InputError("is a URL", file=name, hint=hint)
     return Path(name)
 
 
-def writable(text: str | Path) -> Path:
+def writable(text: StrPath) -> Path:
     """The location of something that is to be written.
 
     Raises:
@@ -110,7 +110,7 @@ def require_short_names(path: Path) -> Path:
     return existing
 
 
-def writable_local(text: str | Path) -> Path:
+def writable_local(text: StrPath) -> Path:
     """The local path of something to be written; InputError as of `local_path` and `writable`."""
     return writable(local_path(text))
 

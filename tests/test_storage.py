@@ -8,6 +8,7 @@ import pytest
 from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.extras import install_command
+from segkit.file_names import path_text
 from segkit.storage import is_remote, local_path, location, writable, writable_local
 
 
@@ -20,6 +21,16 @@ def test_a_plain_path_is_a_plain_path(text):
 def test_a_file_url_is_a_plain_path_too(tmp_path):
     assert location(f"file://{tmp_path}") == tmp_path == local_path(f"file://{tmp_path}")
     assert type(location(f"file://{tmp_path}")) is type(tmp_path)
+
+
+def test_a_path_object_of_any_class_is_a_path():
+    class Named:
+        def __fspath__(self):
+            return "sets/toy@v2"
+
+    assert location(Named()) == local_path(Named()) == Path("sets/toy@v2")
+    assert path_text(Named()) == path_text(Path("sets/toy@v2")) == "sets/toy@v2"
+    assert path_text("./box") == "./box", "a run, not the teacher of that name"
 
 
 def test_a_url_keeps_its_form(s3):

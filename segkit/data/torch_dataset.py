@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from segkit.shards.reader import ShardSet
+from segkit.storage import StrPath
 
 Transform = Callable[[Any, Any], Any]
 
@@ -23,12 +24,12 @@ class TorchDataset(Dataset[Any]):
     torchvision's v2 transforms change them together.
 
     Args:
-        shards: the set.
+        shards: the set, or its path.
         transform: called with image and target, returns the item; None leaves them unchanged.
     """
 
-    def __init__(self, shards: ShardSet, transform: Transform | None = None) -> None:
-        self.shards = shards
+    def __init__(self, shards: ShardSet | StrPath, transform: Transform | None = None) -> None:
+        self.shards = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
         self.transform = transform
 
     def __len__(self) -> int:

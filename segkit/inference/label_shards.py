@@ -142,7 +142,7 @@ class LabelTask:
 
 
 def label_shards(
-    destination: str | Path,
+    destination: storage.StrPath,
     data: ShardSet,
     open_label: Callable[[str], Label],
     header: Header,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segkit.errors import InputError
 from segkit.extras import require_extra
+from segkit.file_names import path_text
 from segkit.hub import (
     CONFIG,
     HF_PREFIX,
@@ -32,6 +33,7 @@ from segkit.runs.open_run import (
     read_run_files,
     require_box_prompts,
 )
+from segkit.storage import StrPath
 
 GRABCUT = "grabcut"
 MIN_SCORES = {f"{name}:": 0.5 for name in ("sam", "sam2", "samhq")} | {GRABCUT: 0.0}
@@ -181,7 +183,7 @@ class TeacherSpec:
 
 
 def open_teacher(
-    name: str,
+    name: StrPath,
     *,
     strategy: Strategy | None = None,
     settings: Sequence[str] = (),
@@ -191,7 +193,7 @@ def open_teacher(
     tta: bool = False,
 ) -> Teacher:
     """Open a teacher, such as `sam:facebook/sam-vit-base`: `TeacherSpec(...).open()`."""
-    return TeacherSpec(name, strategy, settings, device, min_score, min_iou, tta).open()
+    return TeacherSpec(path_text(name), strategy, settings, device, min_score, min_iou, tta).open()
 
 
 def _check_processor(folder: Path) -> None:

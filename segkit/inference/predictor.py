@@ -1,8 +1,8 @@
 """Segment images with a trained run, from Python: one image, a stream of images, or boxes."""
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -22,6 +22,7 @@ from segkit.runs.open_run import check_trained, load_run, no_box_prompts
 from segkit.runs.run import Run
 from segkit.sample import Box
 from segkit.shards.manifest import Task
+from segkit.storage import StrPath
 from segkit.taxonomy import Category, Taxonomy
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.vocabulary import require_classes, taxonomy_from_names
@@ -46,11 +47,11 @@ class Predictor:
         InputError: no run there, or no such device.
     """
 
-    def __init__(self, run: Run | str | Path, device: str = "auto") -> None:
+    def __init__(self, run: Run | StrPath, device: str = "auto") -> None:
         self.run = run if isinstance(run, Run) else load_run(run, device)
 
     def predict(
-        self, image: Image | str | Path, classes: Classes = None, task: Task = "panoptic"
+        self, image: Image | StrPath, classes: Classes = None, task: Task = "panoptic"
     ) -> PredictedMasks:
         """Segment one image.
 
@@ -70,7 +71,7 @@ class Predictor:
 
     def predict_many(
         self,
-        images: Iterable[Image | str | Path],
+        images: Iterable[Image | StrPath],
         classes: Classes = None,
         task: Task = "panoptic",
     ) -> Iterator[PredictedMasks]:
@@ -108,7 +109,7 @@ class Predictor:
 
     def predict_boxes(
         self,
-        image: Image | str | Path,
+        image: Image | StrPath,
         boxes: Boxes,
         labels: Sequence[str | None] | None = None,
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
@@ -188,7 +189,7 @@ class Predictor:
         return Taxonomy.union("run", list(self.run.taxonomies.values()))
 
 
-def open_run(run: str | Path, device: str = "auto") -> Predictor:
+def open_run(run: StrPath, device: str = "auto") -> Predictor:
     """Open a run to segment images: `open_run("work/run").predict("photo.jpg")`.
 
     Arguments and errors are those of `Predictor`.
@@ -197,20 +198,23 @@ def open_run(run: str | Path, device: str = "auto") -> Predictor:
 
 
 def segment_boxes(
-    run: Run, image: Image, boxes: Boxes, labels: Sequence[str | None] | None = None
+    run: Run | StrPath,
+    image: Image | StrPath,
+    boxes: Boxes,
+    labels: Sequence[str | None] | None = None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Segment the object in each box: `Predictor(run).predict_boxes(image, boxes, labels)`."""
     return Predictor(run).predict_boxes(image, boxes, labels)
 
 
-def _read(image: Image | str | Path) -> tuple[Image, Image]:
+def _read(image: Image | StrPath) -> tuple[Image, Image]:
     pixels = _pixels(image)
     return pixels, pixels
 
 
-def _pixels(image: Image | str | Path) -> Image:
+def _pixels(image: Image | StrPath) -> Image:
     """The contiguous pixels of an array or a file, checked."""
-    if isinstance(image, str | Path):
+    if isinstance(image, str | os.PathLike):
         try:
             data = storage.read_bytes(storage.location(image))
         except OSError as error:

@@ -1,12 +1,13 @@
 """Replace the boxes of a set by masks of a teacher, as a label layer."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segkit import storage
+from segkit.file_names import path_text
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.label_shards import Counts, Label, label_shards
 from segkit.inference.open_teacher import TeacherSpec
@@ -17,6 +18,7 @@ from segkit.masks.rle import encode
 from segkit.sample import Sample, Segment, is_object, needs_mask
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
+from segkit.storage import StrPath
 from segkit.workers.devices import Workers
 
 if TYPE_CHECKING:
@@ -50,9 +52,9 @@ class _PromptedSample:
 
 
 def pseudolabel(
-    teacher: "Teacher | Run",
-    data: ShardSet,
-    out: str | Path,
+    teacher: "Teacher | Run | StrPath",
+    data: ShardSet | StrPath,
+    out: StrPath,
     *,
     strategy: "Strategy | None" = None,
     exclusive: bool = False,
@@ -70,14 +72,15 @@ def pseudolabel(
     stay as they are.
 
     Args:
-        teacher: where the masks come from, see `open_teacher`; or a trained run.
-        data: any set.
+        teacher: where the masks come from, or its name, see `open_teacher`; or a trained run.
+        data: any set, or its path.
         out: shard set to publish the new version in.
         strategy: of a run, see `RunTeacher`.
         exclusive: give each pixel to one mask, see `resolve_overlaps`; masks that the set has
             already keep theirs.
         workers: devices that share the work; CPUs for a teacher without a model.
-        spec: from which each worker opens the teacher by itself; required if there are workers.
+        spec: from which each worker opens the teacher by itself; required if there are workers,
+            unless `teacher` is a name.
         name: of the layer; None takes that of its directory.
         force: publish a version that equals the newest one too.
         on_images: called with the number of images that were just labeled.
@@ -91,7 +94,11 @@ def pseudolabel(
         InputError: a set that holds labels only, or classes that the teacher cannot serve.
         ValueError: workers without `spec`.
     """
+    data = data if isinstance(data, ShardSet) else ShardSet.open(data)
     data.require_images()
+    if isinstance(teacher, str | os.PathLike):
+        spec = spec or TeacherSpec(path_text(teacher), strategy)
+        teacher = spec.on(workers.caller_device).open()
     open_label: Callable[[str], Label] | None = None
     if not workers.in_process:
         if spec is None:

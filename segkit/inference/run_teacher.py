@@ -1,7 +1,6 @@
 """Teacher: a trained run, by box prompts or by its own proposals."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from segkit.inference.box_masks import BoxMask, ImagePrompts
@@ -19,6 +18,7 @@ from segkit.runs.open_run import (
 )
 from segkit.runs.run import Run
 from segkit.shards.manifest import Parent
+from segkit.storage import StrPath
 from segkit.taxonomy import Taxonomy
 
 
@@ -79,7 +79,7 @@ class RunTeacher(Teacher):
         arguments = {**super().as_arguments(), **self.run.as_arguments(), "strategy": self.strategy}
         return arguments | ({"tta": True} if self.tta else {})
 
-    def parents(self, destination: str | Path) -> tuple[Parent, ...]:
+    def parents(self, destination: StrPath) -> tuple[Parent, ...]:
         """The run."""
         return (self.run.as_parent(destination),)
 

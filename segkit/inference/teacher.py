@@ -5,7 +5,6 @@ Imports no torch, nor do the teachers without a model.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from segkit.inference.box_masks import BoxMask, ImagePrompts
@@ -13,6 +12,7 @@ from segkit.masks.boxes import pixels_of_box, with_margin
 from segkit.runs.calibration import Calibration
 from segkit.sample import Box
 from segkit.shards.manifest import Parent
+from segkit.storage import StrPath
 from segkit.taxonomy import Taxonomy
 from segkit.workers.devices import Workers
 
@@ -66,7 +66,7 @@ class Teacher(ABC):
         """As `as_arguments`, of the same teacher where each of several workers opens it."""
         return self.as_arguments()
 
-    def parents(self, destination: str | Path) -> tuple[Parent, ...]:
+    def parents(self, destination: StrPath) -> tuple[Parent, ...]:
         """The versions that the teacher consists of, as parents of one under `destination`."""
         return ()
 

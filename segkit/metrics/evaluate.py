@@ -1,5 +1,6 @@
 """Evaluate predictions against ground truth: batches of both update metrics, which then compute."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
+from segkit.file_names import path_text
 from segkit.malloc import raise_malloc_threshold
 from segkit.metrics import bootstrap
 from segkit.metrics.batches import BATCH, sample_batches
@@ -24,6 +26,7 @@ from segkit.metrics.predictions import (
     as_predictions,
     count_missing,
     named_files,
+    open_predictions,
 )
 from segkit.metrics.regions import MASKS_HINT
 from segkit.metrics.semantic import SemanticIoU, most_confused
@@ -38,6 +41,7 @@ from segkit.metrics.zero_shot import compute_zero_shot
 from segkit.sample import Sample
 from segkit.shards.manifest import TASKS, Task
 from segkit.shards.reader import ShardSet
+from segkit.storage import StrPath
 from segkit.workers.devices import Workers
 
 Floats = NDArray[np.float64]
@@ -117,8 +121,8 @@ def evaluate_images(
 
 
 def evaluate(
-    truth: ShardSet,
-    predictions: Iterable[Sample] | ShardSet | Predictions,
+    truth: ShardSet | StrPath,
+    predictions: Iterable[Sample] | ShardSet | Predictions | StrPath,
     task: Task,
     options: EvalOptions = EvalOptions(),
     *,
@@ -130,8 +134,8 @@ def evaluate(
     `images.without_prediction` is the number of such images.
 
     Args:
-        truth: the ground truth.
-        predictions: predictions for its images.
+        truth: the ground truth, or its path.
+        predictions: predictions for its images, or their path, see `open_predictions`.
         task: panoptic, semantic or instance.
         options: further figures.
         workers: share the images of a set that was predicted from the ground truth's. Each counts
@@ -142,9 +146,12 @@ def evaluate(
             `segkit eval` refuses.
     """
     raise_malloc_threshold(ARRAYS)
+    truth = truth if isinstance(truth, ShardSet) else ShardSet.open(truth)
     check_task(truth, task, options)
     if options.bootstrap:
         options = replace(options, detections=True)
+    if isinstance(predictions, str | os.PathLike):
+        predictions = open_predictions(path_text(predictions), truth, task=task)
     source = as_predictions(predictions, truth)
     with named_files(truth, source):
         return _evaluate(truth, source, task, options, workers)

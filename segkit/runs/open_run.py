@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from segkit.errors import InputError
 from segkit.extras import require_extra
+from segkit.file_names import path_text
 from segkit.hub import check_model_type, check_source, fetch_model, is_hugging_face
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe, Strategy
 from segkit.runs.run_manifest import RECIPE, RunManifest, read_run_manifest, read_taxonomies
 from segkit.shards.publish import resolve
-from segkit.storage import local_path
+from segkit.storage import StrPath, local_path
 from segkit.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def trained_classes(spec: str | Path) -> Taxonomy:
     return Taxonomy.union("run", list(read_taxonomies(run_folder(spec)).values()))
 
 
-def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = ()) -> "Run":
+def load_run(spec: StrPath, device: str = "cpu", overrides: Sequence[str] = ()) -> "Run":
     """Load a run: its newest version (`DIR`) or a given one (`DIR@v2`).
 
     Args:
@@ -122,7 +123,7 @@ def load_run(spec: str | Path, device: str = "cpu", overrides: Sequence[str] = (
     require_extra("train", "segkit.load_run")
     from segkit.runs.run import read_run
 
-    return read_run(*read_run_files(spec, overrides), device)
+    return read_run(*read_run_files(path_text(spec), overrides), device)
 
 
 def default_strategy(recipe: Recipe) -> Strategy:

@@ -31,7 +31,7 @@ from segkit.runs.run_manifest import (
     run_parent,
 )
 from segkit.shards.manifest import Parent
-from segkit.storage import location
+from segkit.storage import StrPath, location
 from segkit.taxonomy import Category, Taxonomy
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoding import Encoding
@@ -89,7 +89,7 @@ class Run:
         """The words to encode before `class_embeddings` can embed the taxonomy."""
         return EmbeddingStore(self.encoding).missing_words(self._new_categories(taxonomy))
 
-    def as_parent(self, destination: str | Path) -> Parent:
+    def as_parent(self, destination: StrPath) -> Parent:
         """This run as a parent of any version under the directory `destination`."""
         version = location(destination).resolve() / "v1"  # all versions are at the same depth
         return run_parent(self.path, self.manifest, version)

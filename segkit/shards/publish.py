@@ -21,6 +21,7 @@ from segkit import parse, storage
 from segkit.atomic import disk_errors, sync
 from segkit.cache import cache_root, open_lock
 from segkit.errors import InputError, SegkitError
+from segkit.file_names import path_text
 from segkit.shards.leftovers import LEFTOVERS, delete, delete_leftovers, write_leftovers
 from segkit.shards.upload import CLAIM, abandon, upload
 from segkit.stopping import cleanup_on_stop
@@ -35,9 +36,9 @@ _VERSION = re.compile(r"v([1-9]\d*)")
 _PARTIAL = re.compile(r"\.v[1-9]\d*\.partial")
 
 
-def parse_spec(spec: str | Path) -> tuple[Path, int | None]:
+def parse_spec(spec: storage.StrPath) -> tuple[Path, int | None]:
     """The directory and the version number of `DIR@v2`; None, the newest, for `DIR`."""
-    match = re.fullmatch(r"(.+)@v([1-9]\d*)", str(spec), re.DOTALL)
+    match = re.fullmatch(r"(.+)@v([1-9]\d*)", path_text(spec), re.DOTALL)
     return (storage.location(match[1]), int(match[2])) if match else (storage.location(spec), None)
 
 
@@ -49,7 +50,7 @@ def versions(directory: Path) -> dict[int, Path]:
     return {n: path for n, path in places.items() if storage.is_file(path / MANIFEST)}
 
 
-def resolve(spec: str | Path) -> Path:
+def resolve(spec: storage.StrPath) -> Path:
     """The version directory that `DIR`, `DIR@v2` or the version directory's own path names.
 
     Raises:
@@ -178,7 +179,7 @@ def interrupted(destination: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def staging(
-    destination: str | Path,
+    destination: storage.StrPath,
     fingerprint: Mapping[str, Any],
     *,
     resume: bool,

@@ -52,7 +52,7 @@ class ShardSet:
         self._fetching: tuple[int, ReadAhead] | None = None
 
     @classmethod
-    def open(cls, spec: str | Path) -> "ShardSet":
+    def open(cls, spec: storage.StrPath) -> "ShardSet":
         """Open `DIR` (the newest version), `DIR@v2`, or a version's own directory.
 
         Raises:

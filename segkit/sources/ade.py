@@ -24,6 +24,7 @@ from segkit.sources.label_maps import read_ids, read_indices
 from segkit.sources.ledger import AnnotationError, ImageError, Tally
 from segkit.sources.semantic_masks import SemanticMasks
 from segkit.sources.source import Record
+from segkit.storage import StrPath, location
 from segkit.taxonomy import load_taxonomy
 
 SPLITS = ("training", "validation")
@@ -163,7 +164,7 @@ class AdePanoptic(IndexMaskSource):
 
 
 def open_ade(
-    root: Path, split: str, *, instances: bool = False, classes: Path | None = None
+    root: StrPath, split: str, *, instances: bool = False, classes: StrPath | None = None
 ) -> SemanticMasks | AdePanoptic:
     """Open one split of ADEChallengeData2016, or of a dataset in its layout, as a source.
 
@@ -177,6 +178,8 @@ def open_ade(
         InputError: the split is unknown, or the folder is not SceneParsing's (the message says so
             if it is the full ADE20K release).
     """
+    root = location(root)
+    classes = None if classes is None else location(classes)
     if split not in SPLITS:
         hint = f"give --split {' or '.join(SPLITS)}"
         raise InputError(f"unknown split {split!r}", file=root, hint=hint)

@@ -23,6 +23,7 @@ from segkit.sources.label_maps import read_indices
 from segkit.sources.ledger import Defect, Tally
 from segkit.sources.semantic_masks import SemanticMasks
 from segkit.sources.source import Record
+from segkit.storage import StrPath, location
 from segkit.taxonomy import load_taxonomy
 
 _CLASSES = 34  # ids 0-33
@@ -87,7 +88,7 @@ class CityscapesPanoptic(_Frames):
 
 
 def open_cityscapes(
-    root: Path, split: str, *, instances: bool = False
+    root: StrPath, split: str, *, instances: bool = False
 ) -> CityscapesSemantic | CityscapesPanoptic:
     """Open one split of leftImg8bit and gtFine as a source.
 
@@ -99,6 +100,7 @@ def open_cityscapes(
     Raises:
         InputError: one of the folders does not exist or contains no frames.
     """
+    root = location(root)
     images, masks = root / "leftImg8bit" / split, root / "gtFine" / split
     archives = {images: "leftImg8bit_trainvaltest.zip", masks: "gtFine_trainvaltest.zip"}
     for folder, archive in archives.items():

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -21,6 +20,7 @@ from segkit.sources.drawn_shapes import MIN_NUMBERS, polygon_mask, without_degen
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, Tally
 from segkit.sources.source import ImageName, Record
+from segkit.storage import StrPath, location
 
 _EMPTY = re.compile(rb'null|""|\[\s*\]|\{\s*\}')
 _MAX_COORDINATE = 1e9  # pixels; a larger one is a wrong number
@@ -208,8 +208,8 @@ class CocoInstances(CocoSource):
 
 
 def open_coco_instances(
-    annotations: Path,
-    images: Path,
+    annotations: StrPath,
+    images: StrPath,
     *,
     boxes_only: bool = False,
     crowds_as_objects: bool = False,
@@ -227,6 +227,7 @@ def open_coco_instances(
     Raises:
         InputError: the file cannot be read.
     """
+    annotations, images = location(annotations), location(images)
     file = read_coco(annotations, "instances", drop_unused_twins=drop_unused_twins)
     return CocoInstances(file, images, boxes_only, crowds_as_objects)
 

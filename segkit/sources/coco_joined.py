@@ -16,7 +16,6 @@ Pairs by id come first, then those with the highest IoU. Each side is matched at
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from segkit.sources.external_sort import ExternalSort
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, Tally
 from segkit.sources.source import Record
+from segkit.storage import StrPath, location
 
 UNMATCHED = "no-panoptic-segment"
 _PART = "degenerate-part"
@@ -197,7 +197,7 @@ class CocoJoined(CocoPanoptic):
 
 
 def open_coco_joined(
-    panoptic: Path, instances: Path, images: Path, masks: Path | None = None
+    panoptic: StrPath, instances: StrPath, images: StrPath, masks: StrPath | None = None
 ) -> CocoJoined:
     """Open a panoptic JSON and an instances JSON as one source.
 
@@ -210,6 +210,8 @@ def open_coco_joined(
     Raises:
         InputError: one of the files cannot be read, or they give one category id two names.
     """
+    panoptic, instances, images = location(panoptic), location(instances), location(images)
+    masks = None if masks is None else location(masks)
     return CocoJoined(
         read_coco(panoptic, "panoptic"),
         images,

@@ -22,6 +22,7 @@ from segkit.sources.image_files import Picture, resolve_inside
 from segkit.sources.label_maps import read_ids
 from segkit.sources.ledger import AnnotationError, Defect, ImageError, Tally
 from segkit.sources.source import Record
+from segkit.storage import StrPath, location
 
 UNLISTED = "(unlisted)"
 """Class under which the ledger counts regions of a PNG that the JSON does not list."""
@@ -190,9 +191,9 @@ class CocoPanoptic(CocoSource):
 
 
 def open_coco_panoptic(
-    annotations: Path,
-    images: Path,
-    masks: Path | None = None,
+    annotations: StrPath,
+    images: StrPath,
+    masks: StrPath | None = None,
     *,
     crowds_as_objects: bool = False,
     drop_unused_twins: bool = False,
@@ -209,6 +210,8 @@ def open_coco_panoptic(
     Raises:
         InputError: the file cannot be read, or the folder of PNGs does not exist.
     """
+    annotations, images = location(annotations), location(images)
+    masks = None if masks is None else location(masks)
     masks = masks or annotations.with_suffix("")
     file = read_coco(annotations, "panoptic", drop_unused_twins=drop_unused_twins)
     return CocoPanoptic(file, images, masks, crowds_as_objects)

@@ -7,7 +7,6 @@ parts of one object. Polylines, points, cuboids, skeletons and tags have no plac
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, fromstring, tostring
 
@@ -25,6 +24,7 @@ from segkit.sources.file_format import reject_other_formats
 from segkit.sources.ledger import AnnotationError
 from segkit.sources.source import Record
 from segkit.sources.xml_files import child_text, element_data, root_children
+from segkit.storage import StrPath, location
 
 _MASKED = ("polygon", "mask", "ellipse")
 _SHAPES = ("box", *_MASKED)
@@ -60,7 +60,7 @@ class CvatXml(DrawnSource):
         return ImageAnnotations(self.annotations, annotations, _size(image))
 
 
-def open_cvat(annotations: Path, images: Path, *, boxes_only: bool = False) -> CvatXml:
+def open_cvat(annotations: StrPath, images: StrPath, *, boxes_only: bool = False) -> CvatXml:
     """Open an annotations.xml as a source.
 
     Classes are those of the file's own list, in its order from 0. An image has the path `name`
@@ -74,6 +74,7 @@ def open_cvat(annotations: Path, images: Path, *, boxes_only: bool = False) -> C
     Raises:
         InputError: the file cannot be read, is not a dump for images, or lists no classes.
     """
+    annotations, images = location(annotations), location(images)
     reject_other_formats(annotations, "cvat")
     labels: list[str] = []
     counts: Counter[str] = Counter()

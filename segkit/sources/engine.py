@@ -39,7 +39,7 @@ from segkit.sources.quarantine import (
 from segkit.sources.record_images import Exif, exif_hint, read_record_image, stored_name
 from segkit.sources.resume import DISCARDED, ShardOutcome, finished_shard, resume_note
 from segkit.sources.source import Record, Source
-from segkit.storage import FileStates, location
+from segkit.storage import FileStates, StrPath, location
 from segkit.taxonomy import Taxonomy
 from segkit.workers.process_pool import as_completed, available_cores, process_pool
 
@@ -118,7 +118,7 @@ class DefectsError(InputError):
 
 def convert(
     source: Source,
-    destination: str | Path,
+    destination: StrPath,
     options: ConvertOptions = ConvertOptions(),
     *,
     arguments: Mapping[str, Any] | None = None,

@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -41,6 +40,7 @@ from segkit.sources.label_studio_regions import (
 )
 from segkit.sources.ledger import AnnotationError, ImageError, Tally
 from segkit.sources.source import Record
+from segkit.storage import StrPath, location
 
 IMAGE_ID, FILE_NAME = "segkit_id", "segkit_file_name"
 """Keys of a task's `data` under which an export of segkit keeps an image's id and name."""
@@ -114,10 +114,10 @@ class LabelStudio(DrawnSource):
 
 
 def open_label_studio(
-    annotations: Path,
-    images: Path,
+    annotations: StrPath,
+    images: StrPath,
     *,
-    labels: Path | None = None,
+    labels: StrPath | None = None,
     predictions: bool = False,
     boxes_only: bool = False,
 ) -> LabelStudio:
@@ -133,6 +133,8 @@ def open_label_studio(
     Raises:
         InputError: the file cannot be read, is not a list of tasks, or has no label.
     """
+    annotations, images = location(annotations), location(images)
+    labels = None if labels is None else location(labels)
     reject_other_formats(annotations, "labelstudio")
     names: set[str] = set()
     masked, only_predicted, passed_over = False, 0, Counter[str]()

@@ -10,7 +10,6 @@ import json
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from segkit import parse
@@ -29,6 +28,7 @@ from segkit.sources.drawn_source import Annotation, ImageAnnotations, classes_of
 from segkit.sources.file_claims import Match, PossibleFiles, match_files
 from segkit.sources.ledger import AnnotationError, ImageError
 from segkit.sources.source import Record
+from segkit.storage import StrPath, location
 
 _HINT = "give the folder of labelme's JSON files"
 _MASKED = ("polygon", "circle", "mask", "")
@@ -58,10 +58,10 @@ class LabelmeJson(AnnotationFiles):
 
 
 def open_labelme(
-    annotations: Path,
-    images: Path | None = None,
+    annotations: StrPath,
+    images: StrPath | None = None,
     *,
-    labels: Path | None = None,
+    labels: StrPath | None = None,
     boxes_only: bool = False,
 ) -> LabelmeJson:
     """Open a folder of labelme's JSON files as a source.
@@ -80,6 +80,9 @@ def open_labelme(
     Raises:
         InputError: a folder cannot be read or has no JSON file of labelme, or there is no label.
     """
+    annotations = location(annotations)
+    images = None if images is None else location(images)
+    labels = None if labels is None else location(labels)
     names = list_annotations(annotations, ".json", "labelme", hint=_HINT)
     root = annotations if images is None else images
     contents = _Contents(same_root=images is None)

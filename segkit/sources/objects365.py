@@ -6,7 +6,7 @@ Class names keep the typos of the source.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 from segkit.errors import InputError
@@ -15,6 +15,7 @@ from segkit.sources.coco_instances import CocoInstances
 from segkit.sources.coco_json import CocoFile, read_coco
 from segkit.sources.ledger import Tally
 from segkit.sources.source import Record
+from segkit.storage import StrPath, location
 from segkit.taxonomy import load_taxonomy
 
 _CLASSES = 365
@@ -67,12 +68,13 @@ def _prefixes(folder: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([folder, *tails, "", *splits]))
 
 
-def open_objects365(annotations: Path, images: Path) -> Objects365:
+def open_objects365(annotations: StrPath, images: StrPath) -> Objects365:
     """Open an Objects365 v2 file as a source.
 
     Raises:
         InputError: the file cannot be read, or has the class list of Objects365 v1.
     """
+    annotations, images = location(annotations), location(images)
     file = read_coco(annotations, "instances")
     reject_version_1(file)
     return Objects365(file, images)

@@ -27,6 +27,7 @@ from segkit.sources.label_maps import read_colors, read_indices
 from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import Tally
 from segkit.sources.source import Record
+from segkit.storage import StrPath, location
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,9 @@ class SemanticMasks(IndexMaskSource):
 
 
 def open_semantic(
-    images: Path,
-    masks: Path,
-    labels: Path,
+    images: StrPath,
+    masks: StrPath,
+    labels: StrPath,
     *,
     ignore: Sequence[int] = (),
     first_label: int | None = None,
@@ -131,6 +132,7 @@ def open_semantic(
     Raises:
         InputError: a folder is missing or empty, or the labels file cannot be read.
     """
+    images, masks, labels = location(images), location(masks), location(labels)
     label_list, void = read_labels(labels, first_label), frozenset(ignore)
     natives = [native for native in label_list.categories if native.id not in void]
     taxonomy = build_taxonomy(natives, default="stuff", file=labels, name=labels.stem)

@@ -22,6 +22,7 @@ from segkit.sources.file_format import reject_other_formats
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, ImageError, Tally
 from segkit.sources.source import Record
+from segkit.storage import StrPath, location
 from segkit.taxonomy import Category, Taxonomy
 
 CLASSES = 3000
@@ -91,7 +92,11 @@ class VisualGenome(DrawnSource):
 
 
 def open_visual_genome(
-    annotations: Path, images: Path, *, image_data: Path | None = None, classes: int = CLASSES
+    annotations: StrPath,
+    images: StrPath,
+    *,
+    image_data: StrPath | None = None,
+    classes: int = CLASSES,
 ) -> VisualGenome:
     """Open Visual Genome as a source.
 
@@ -105,6 +110,8 @@ def open_visual_genome(
     Raises:
         InputError: a file cannot be read, is not of this format, or has no synset.
     """
+    annotations, images = location(annotations), location(images)
+    image_data = None if image_data is None else location(image_data)
     reject_other_formats(annotations, "visual-genome")
     counts: Counter[str] = Counter()
     for number, (entry, _) in enumerate(json_stream.elements(annotations)):

@@ -23,6 +23,7 @@ from segkit.sources.label_maps import read_indices
 from segkit.sources.ledger import Tally
 from segkit.sources.semantic_masks import SemanticMasks
 from segkit.sources.source import Record
+from segkit.storage import StrPath, location
 from segkit.taxonomy import Category, Taxonomy, load_taxonomy
 
 _BACKGROUND, _BORDER = 0, 255
@@ -92,7 +93,7 @@ class VocInstances(IndexMaskSource):
 
 
 def open_voc(
-    root: Path, split: str, *, instances: bool = False, background: bool = False
+    root: StrPath, split: str, *, instances: bool = False, background: bool = False
 ) -> VocSemantic | VocInstances:
     """Open one split of a VOC2012 folder as a source.
 
@@ -106,6 +107,7 @@ def open_voc(
     Raises:
         InputError: a folder or the list of images does not exist, or both options are given.
     """
+    root = location(root)
     if instances and background:
         raise InputError("background is no object", hint="leave out --instances or --background")
     images, masks = root / "JPEGImages", root / "SegmentationClass"

@@ -30,6 +30,7 @@ from segkit.sources.file_claims import Match, PossibleFiles, match_files
 from segkit.sources.ledger import AnnotationError, ImageError
 from segkit.sources.source import Record
 from segkit.sources.xml_files import child_text, element_data, parse_xml
+from segkit.storage import StrPath, location
 
 _HINT = "give the folder of XML files, such as VOC2012/Annotations"
 _TRUE = ("1", "true", "yes")
@@ -103,11 +104,11 @@ class VocBoxes(AnnotationFiles):
 
 
 def open_voc_boxes(
-    annotations: Path,
-    images: Path,
+    annotations: StrPath,
+    images: StrPath,
     *,
-    labels: Path | None = None,
-    listed: Path | None = None,
+    labels: StrPath | None = None,
+    listed: StrPath | None = None,
     zero_based: bool = False,
 ) -> VocBoxes:
     """Open a folder of VOC XML files as a source.
@@ -128,6 +129,9 @@ def open_voc_boxes(
     Raises:
         InputError: a folder or list cannot be read, or there is no class.
     """
+    annotations, images = location(annotations), location(images)
+    labels = None if labels is None else location(labels)
+    listed = None if listed is None else location(listed)
     names = list_annotations(annotations, ".xml", "voc-boxes", hint=_HINT)
     folder = ImageFolder.of(images)
     missing: list[str] = []

@@ -30,6 +30,7 @@ from segkit.sources.file_format import reject_other_formats
 from segkit.sources.image_files import visible_files
 from segkit.sources.ledger import AnnotationError, ImageError
 from segkit.sources.source import Record
+from segkit.storage import StrPath
 
 _SLACK = 0.01  # fractions beyond the image that Ultralytics accepts, too
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels/classes.txt")
@@ -81,7 +82,7 @@ class YoloLabels(AnnotationFiles):
 
 
 def open_yolo(
-    data: Path, split: str | None = None, *, contours: bool = False, boxes_only: bool = False
+    data: StrPath, split: str | None = None, *, contours: bool = False, boxes_only: bool = False
 ) -> YoloLabels:
     """Open a split of a YOLO data set as a source.
 
@@ -100,6 +101,7 @@ def open_yolo(
         InputError: a file cannot be read, the split does not exist, it has no image, or none of
             its images has a label file.
     """
+    data = storage.location(data)
     yaml = _find_yaml(data)
     if yaml is None:
         categories, file = _find_names(data)

@@ -13,6 +13,7 @@ import numpy as np
 from segkit.atomic import write_text
 from segkit.data.check_sets import has_boxes_only
 from segkit.errors import InputError, Notice, SegkitError
+from segkit.file_names import path_text
 from segkit.inference.calibrate import ScoredBoxes, fit_calibration, score_boxes
 from segkit.inference.pseudolabel import pseudolabel
 from segkit.inference.run_teacher import RunTeacher
@@ -25,15 +26,16 @@ from segkit.sample import needs_mask
 from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
 from segkit.stopping import StoppedError
+from segkit.storage import StrPath, local_path
 from segkit.training.held_out import hold_out
 from segkit.training.preflight import NamedSet
 from segkit.training.selftrain_plan import (
-    NamedPath,
     SelfTrainingPlan,
     encode_classes,
     plan_selftraining,
 )
 from segkit.training.selftrain_state import has_state, read_state, write_state
+from segkit.training.setup import WeightedSets, weighted_sets
 from segkit.training.train import train
 from segkit.training.trainer import Callbacks
 
@@ -108,15 +110,15 @@ def _silent(label: str, total: int, unit: str = "images", /) -> Iterator[Advance
 
 
 def selftrain(
-    recipe: str | Path,
-    data: Sequence[NamedPath],
-    boxes: NamedPath,
-    out: str | Path,
+    recipe: StrPath,
+    data: WeightedSets,
+    boxes: StrPath | tuple[StrPath, float],
+    out: StrPath,
     *,
     rounds: int = 3,
-    held_out: str | None = None,
+    held_out: StrPath | None = None,
     share: float | None = None,
-    checkpoint: str | None = None,
+    checkpoint: StrPath | None = None,
     steps: int | None = None,
     round_steps: int | None = None,
     device: str = "auto",
@@ -138,8 +140,8 @@ def selftrain(
 
     Args:
         recipe: a shipped recipe's name or a TOML file; must train box prompts.
-        data: sets with masks, and their sampling weights.
-        boxes: the set whose boxes have no masks, and its sampling weight.
+        data: a set with masks, or several; `(SET, WEIGHT)` gives a sampling weight other than 1.
+        boxes: the set whose boxes have no masks, or `(SET, WEIGHT)`.
         out: folder of the rounds.
         rounds: maximum number of rounds after the first teacher.
         held_out: set with masks that scores the rounds, without images that are trained on; None
@@ -159,21 +161,22 @@ def selftrain(
         SegkitError: no box got a mask, or as `segkit.train`.
         StoppedError: as `segkit.train`.
     """
+    out = local_path(out)
     plan = plan_selftraining(
-        recipe,
-        data,
-        boxes,
+        path_text(recipe),
+        weighted_sets(data),
+        weighted_sets([boxes])[0],
         rounds=rounds,
-        held_out=held_out,
+        held_out=None if held_out is None else path_text(held_out),
         share=share,
-        checkpoint=checkpoint,
+        checkpoint=None if checkpoint is None else path_text(checkpoint),
         steps=steps,
         round_steps=round_steps,
         overrides=overrides,
         tta=tta,
-        resume=has_state(Path(out)),
+        resume=has_state(out),
     )
-    before = read_state(Path(out), plan)
+    before = read_state(out, plan)
     encode_classes(plan)
     return run_rounds(plan, out, before, device=device, progress=progress)
 

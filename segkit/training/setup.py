@@ -1,6 +1,6 @@
 """TrainingSetup: open the data sets of a training run and resolve what its recipe leaves open."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 from segkit import distributed
 from segkit.distributed import choose_device
 from segkit.errors import InputError
+from segkit.file_names import path_text
 from segkit.hub import is_hugging_face
 from segkit.model.backbone import STRIDES
 from segkit.model.text_classifier import ClassEmbeddings
@@ -19,6 +20,7 @@ from segkit.model.vitdet import timm_name
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import DataConfig, Recipe
 from segkit.shards.reader import ShardSet
+from segkit.storage import StrPath
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training.preflight import (
     NamedSet,
@@ -32,6 +34,9 @@ from segkit.training.preflight import (
     with_steps,
 )
 from segkit.workers.devices import check_device
+
+WeightedSets = StrPath | Sequence[StrPath | tuple[StrPath, float]]
+"""A shard set (`DIR` or `DIR@v2`), or several, each with or without a sampling weight."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,19 @@ class TrainingSetup:
             "text": text_fingerprint(self.recipe),
             "processes": distributed.world_size(),
         }
+
+
+def weighted_sets(data: WeightedSets) -> list[tuple[str, float]]:
+    """The name of each shard set and its sampling weight, which is 1 where none is given."""
+    items = data if isinstance(data, Iterable) and not isinstance(data, str) else [data]
+    return [_weighted(item) for item in items]
+
+
+def _weighted(item: Any) -> tuple[str, float]:
+    if isinstance(item, Sequence) and not isinstance(item, str):
+        spec, weight = item
+        return path_text(spec), weight
+    return path_text(item), 1.0
 
 
 def open_datasets(data: Sequence[NamedSet], recipe: Recipe) -> list[Dataset]:

@@ -11,6 +11,7 @@ from segkit import distributed
 from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.mix import DataMix
 from segkit.errors import InputError, Notice
+from segkit.file_names import path_text
 from segkit.model.dataseg import DataSeg
 from segkit.runs.init_from import init_from
 from segkit.runs.run_manifest import (
@@ -21,7 +22,7 @@ from segkit.runs.run_manifest import (
     read_taxonomies,
 )
 from segkit.shards.publish import Staging, staging
-from segkit.storage import is_remote, location
+from segkit.storage import StrPath, is_remote, location
 from segkit.training import checkpoint
 from segkit.training.preflight import (
     check_resumable,
@@ -29,16 +30,21 @@ from segkit.training.preflight import (
     require_no_interrupted_run,
 )
 from segkit.training.publish_run import publish, write_inputs, write_model
-from segkit.training.setup import TrainingSetup, require_batch_statistics
+from segkit.training.setup import (
+    TrainingSetup,
+    WeightedSets,
+    require_batch_statistics,
+    weighted_sets,
+)
 from segkit.training.trainer import Callbacks, Trainer
 
 
 def train(
-    recipe: str | Path,
-    data: Sequence[tuple[str, float]],
-    out: str | Path,
+    recipe: StrPath,
+    data: WeightedSets,
+    out: StrPath,
     *,
-    eval_data: Sequence[str] = (),
+    eval_data: StrPath | Sequence[StrPath] = (),
     steps: int | None = None,
     device: str = "auto",
     overrides: Sequence[str] = (),
@@ -51,9 +57,11 @@ def train(
 
     Args:
         recipe: a shipped recipe's name or a TOML file.
-        data: shard sets (`DIR` or `DIR@v2`) and their sampling weights.
+        data: a shard set (`DIR` or `DIR@v2`), or several; `(SET, WEIGHT)` gives a sampling weight
+            other than 1.
         out: directory of the run's versions.
-        eval_data: shard sets on which the EMA weights are evaluated at intervals and at the end.
+        eval_data: shard set, or several, on which the EMA weights are evaluated at intervals and at
+            the end.
         steps: replaces the recipe's.
         device: auto, cpu, cuda or cuda:N.
         overrides: `section.key=value`, applied to the recipe.
@@ -74,9 +82,9 @@ def train(
         StoppedError: by SIGTERM or SIGINT, after a checkpoint has been saved.
     """
     setup = TrainingSetup.open(
-        recipe,
-        data,
-        eval_data=eval_data,
+        path_text(recipe),
+        weighted_sets(data),
+        eval_data=[spec for spec, _ in weighted_sets(eval_data)],
         steps=steps,
         device=device,
         overrides=overrides,
