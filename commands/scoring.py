@@ -142,6 +142,7 @@ class PredictionSource:
                 task,
                 out / "predictions",
                 workers=self.workers,
+                force=True,
                 on_images=advance,
                 on_resume=advance.resume,
             )

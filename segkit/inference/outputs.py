@@ -90,7 +90,7 @@ def predict_set(
     *,
     taxonomy: Taxonomy | None = None,
     workers: Workers = Workers(),
-    force: bool = True,
+    force: bool = False,
     on_images: Callable[[int], None] = lambda images: None,
     on_resume: Callable[[int], None] = lambda images: None,
 ) -> ShardSet:
@@ -162,7 +162,7 @@ def predict_files(
     *,
     ledger: Ledger | None = None,
     workers: Workers = Workers(),
-    force: bool = True,
+    force: bool = False,
     on_images: Callable[[int], None] = lambda images: None,
     on_resume: Callable[[int], None] = lambda images: None,
 ) -> ShardSet:

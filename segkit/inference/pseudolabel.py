@@ -61,7 +61,7 @@ def pseudolabel(
     workers: Workers = Workers(),
     spec: TeacherSpec | None = None,
     name: str | None = None,
-    force: bool = True,
+    force: bool = False,
     on_images: Callable[[int], None] = lambda images: None,
     on_boxes: Callable[[int], None] = lambda boxes: None,
     on_resume: Callable[[int], None] = lambda images: None,
@@ -82,7 +82,8 @@ def pseudolabel(
         spec: from which each worker opens the teacher by itself; required if there are workers,
             unless `teacher` is a name.
         name: of the layer; None takes that of its directory.
-        force: publish a version that equals the newest one too.
+        force: publish a version that equals the newest one too; without it, that one is returned,
+            with an UnchangedWarning.
         on_images: called with the number of images that were just labeled.
         on_boxes: called just before with the number of boxes in them that prompted the teacher.
         on_resume: called first with the number of those that an interrupted run had labeled.

@@ -26,7 +26,7 @@ def merge_sets(
     rename: bool,
     arguments: dict[str, Any],
     verify_images: bool = True,
-    force: bool = True,
+    force: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> ShardSet:
     """Publish the samples of all sets as one set that copies no image.
@@ -42,7 +42,8 @@ def merge_sets(
             different sets do not clash.
         arguments: the command's arguments.
         verify_images: read each image and compare its bytes with the SHA-256 in its row.
-        force: publish a version that equals the newest one too.
+        force: publish a version that equals the newest one too; without it, that one is returned,
+            with an UnchangedWarning.
         on_image: called after each image.
 
     Raises:

@@ -60,7 +60,7 @@ def relabel(
     arguments: dict[str, Any],
     *,
     verify_images: bool = True,
-    force: bool = True,
+    force: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> ShardSet:
     """Publish the set in another taxonomy, as a layer.
@@ -76,7 +76,8 @@ def relabel(
         class_map: the new class of each class.
         arguments: the command's arguments.
         verify_images: read each image and compare its bytes with the SHA-256 in its row.
-        force: publish a version that equals the newest one too.
+        force: publish a version that equals the newest one too; without it, that one is returned,
+            with an UnchangedWarning.
         on_image: called after each image.
 
     Raises:

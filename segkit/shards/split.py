@@ -85,7 +85,7 @@ def split(
     arguments: dict[str, Any],
     *,
     verify_images: bool = True,
-    force: bool = True,
+    force: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> dict[str, ShardSet]:
     """Publish `destination/<part>` for every part.
@@ -98,7 +98,8 @@ def split(
         parts: image id -> part.
         arguments: the command's arguments.
         verify_images: read each image and compare its bytes with the SHA-256 in its row.
-        force: publish versions that equal the newest ones too.
+        force: publish versions that equal the newest ones too; without it, those are returned,
+            with an UnchangedWarning.
         on_image: called for each image of the set when it is verified, and again for each part.
 
     Raises:

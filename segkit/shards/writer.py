@@ -99,9 +99,10 @@ def _equal_version(stage: Staging, manifest: Manifest) -> ShardSet | None:
         return None  # damaged; a new version is the repair
 
     def content(manifest: Manifest) -> dict[str, Any]:
-        keys = ("digest", "name", "split", "images_by", "ledger", "source_header")
+        keys = {"digest", "name", "split", "images_by", "ledger", "source_header"}
         parents = [parent.digest for parent in manifest.parents]
-        return {**{key: getattr(manifest, key) for key in keys}, "parents": parents}
+        # as JSON, in which the tuples of a new manifest are lists
+        return manifest.model_dump(mode="json", include=keys) | {"parents": parents}
 
     return newest if content(newest.manifest) == content(manifest) else None
 

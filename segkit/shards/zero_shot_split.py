@@ -113,7 +113,7 @@ def split_zero_shot(
     arguments: dict[str, Any],
     *,
     verify_images: bool = True,
-    force: bool = True,
+    force: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> dict[str, ShardSet]:
     """Publish `destination/seen` and `destination/unseen`; no image is copied.
@@ -129,7 +129,8 @@ def split_zero_shot(
         policy: see `POLICIES`.
         arguments: the command's arguments.
         verify_images: read each image and compare its bytes with the SHA-256 in its row.
-        force: publish versions that equal the newest ones too.
+        force: publish versions that equal the newest ones too; without it, those are returned,
+            with an UnchangedWarning.
         on_image: called for each image of the set, and again for each part.
 
     Raises:
