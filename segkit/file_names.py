@@ -7,6 +7,7 @@ is joined to a folder, so that it leads to nothing outside of it.
 import hashlib
 import os
 import re
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +25,15 @@ _MARK = "~"
 def path_text(path: storage.StrPath) -> str:
     """A path as text, such as `DIR@v2`, the name of a public model or a URL."""
     return path if isinstance(path, str) else str(storage.location(path))
+
+
+def expand_home(text: str) -> str:
+    """A path with its `~` or `~user` expanded, as a shell does where one begins a word."""
+    if not text.startswith("~"):
+        return text
+    with suppress(RuntimeError):  # no such user
+        return str(Path(text).expanduser())
+    return text
 
 
 class UnsafeNameError(ValueError):

@@ -2,6 +2,7 @@
 
 dataseg.py              DataSeg, the whole model, and its Outputs
 backbone.py             image -> features, from any timm model
+weights_file.py         the file of a backbone's initial weights
 vitdet.py               a plain ViT as a backbone
 swin.py                 Swin on images of any size
 pixel_decoder.py        features -> three scales and F: feature pyramid or deformable attention

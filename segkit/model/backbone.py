@@ -10,10 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, SegkitError, first_line
 from segkit.model.prompt_maps import add_prompt_maps
 from segkit.model.swin import ANY_SIZE, SWIN_MODULES, pad_before_shift
 from segkit.model.vitdet import PREFIX, ViTDet, timm_name
+from segkit.model.weights_file import weights_file
 
 STRIDES = (4, 8, 16, 32)
 _POSITION_MLPS = ("cpb_mlp.", "rel_pos.mlp.")
@@ -54,7 +55,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.network = _create(name, pretrained=weights == "timm", drop_path=drop_path)
         if weights not in (None, "timm"):
-            _load(self.network, Path(str(weights)))
+            _load(self.network, weights_file(str(weights)))
         if prompt_maps:
             add_prompt_maps(self.network, name)
         if name.startswith(PREFIX):
@@ -176,7 +177,7 @@ def _load(network: nn.Module, file: Path) -> None:
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
-        message = f"cannot read backbone weights ({error})"
+        message = f"cannot read backbone weights ({first_line(error)})"
         raise InputError(message, file=file, hint="give a safetensors file") from error
     known = network.state_dict()
     # timm flattens the stages of a feature network: stages.0 becomes stages_0.

@@ -35,6 +35,7 @@ from segkit.extras import require_extra
 from segkit.metrics.evaluate import check_task
 from segkit.metrics.output import uncounted_truth
 from segkit.metrics.task_metrics import EvalOptions
+from segkit.model.weights_file import weights_file
 from segkit.recipes.effects import drop_needless_freeze_norm, require_effects
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
@@ -94,6 +95,8 @@ def check_training(
     loaded = load_recipe(recipe, with_steps(overrides, steps))
     inputs = check_inputs(loaded, data, eval_data, resume=resume)
     check_loggers(inputs.recipe)
+    if inputs.recipe.model.backbone_weights not in (None, "timm"):
+        weights_file(str(inputs.recipe.model.backbone_weights))
     if int(os.environ.get("RANK", "0")) == 0:  # the first process may be writing there already
         require_unlocked(out)
         if resume:

@@ -15,6 +15,7 @@ from segkit.atomic import existing_folder
 from segkit.errors import InputError
 from segkit.extras import MissingExtraError, require_extra
 from segkit.hub import CONFIG, WEIGHTS, is_cached, is_hugging_face, model_name
+from segkit.model.weights_file import weights_file
 from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import check_init_from
 from segkit.shards.reader import ShardSet
@@ -196,9 +197,11 @@ def _check_weights(recipe: Recipe) -> None:
         check_init_from(recipe, model.init_from)
     elif model.backbone_weights == "timm":
         _check_timm_weights(model.backbone)
-    elif model.backbone_weights is not None and not Path(model.backbone_weights).is_file():
-        message = f"no file {model.backbone_weights}"
-        raise InputError(message, hint="check model.backbone_weights")
+    elif model.backbone_weights is not None:
+        try:
+            weights_file(model.backbone_weights)
+        except InputError as error:
+            raise InputError(f"{error.file}: {error.message}", hint=error.hint) from error
 
 
 def _check_timm_weights(backbone: str) -> None:

@@ -83,7 +83,8 @@ def missing(result: TrainingPlan) -> dict[str, tuple[str, str]]:
 def test_missing_weights_are_named(folder: Path, tmp_path: Path) -> None:
     absent = str(tmp_path / "absent.safetensors")
     gaps = missing(plan(folder, f"model.backbone_weights={absent}"))
-    assert gaps["weights"] == (f"no file {absent}", "check model.backbone_weights")
+    hint = "set model.backbone_weights to timm or to a safetensors file"
+    assert gaps["weights"] == (f"{absent}: no such file", hint)
     gaps = missing(plan(folder, "model.init_from=hf:segkit-tests/none"))
     assert "segkit-tests/none is not in the cache" in gaps["weights"][0]
     assert "--init-from hf:FOLDER" in gaps["weights"][1]
