@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.errors import InputError, SegkitError, first_line
+from segkit.file_names import expand_home
 from segkit.parse import read_json
 
 
@@ -72,9 +73,12 @@ def model_kind(source: str) -> PublicKind:
 
 
 def model_name(source: str) -> str:
-    """FOLDER or OWNER/NAME of a source such as `hf:OWNER/NAME`; InputError for anything else."""
+    """FOLDER or OWNER/NAME of a source such as `hf:OWNER/NAME`, with `~` expanded.
+
+    InputError for anything else.
+    """
     prefix = model_kind(source).prefix
-    name = source.removeprefix(prefix)
+    name = expand_home(source.removeprefix(prefix))
     if not name:
         hint = f"write {prefix}FOLDER or {prefix}NAME"
         raise InputError(f"unknown source {source!r}", hint=hint)

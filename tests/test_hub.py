@@ -123,6 +123,19 @@ def test_what_no_public_name_can_be_is_a_missing_folder(name: str) -> None:
         model_name(f"hf:{name}")
 
 
+@pytest.mark.parametrize("prefix", hub.KINDS)
+def test_the_home_folder_is_expanded(
+    prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    for file in (hub.CONFIG, hub.WEIGHTS):
+        (tmp_path / "model" / file).touch()
+    assert fetch_model(f"{prefix}~/model") == tmp_path / "model"
+    with pytest.raises(InputError, match="no such folder"):
+        fetch_model(f"{prefix}~no-such-user/model")
+
+
 @pytest.mark.parametrize("name", ["a/b", "fac_e/m.2-f", "Owner/mask2former-swin-tiny"])
 def test_public_names_are_those_of_the_hub(name: str) -> None:
     from huggingface_hub.utils import validate_repo_id

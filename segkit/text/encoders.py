@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError, SegkitError, first_line
 from segkit.extras import require_extra
+from segkit.file_names import expand_home
 from segkit.text import minilm
 
 Vectors = NDArray[np.float32]
@@ -99,6 +100,7 @@ def _hf(name: str) -> TextEncoder:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    name = expand_home(name)
     local = Path(name).is_dir()
     if not local and name.startswith((".", "/", "~")):
         hint = "give the folder of a text model, or its name on the hub"

@@ -5,11 +5,21 @@ from pathlib import Path
 import pytest
 
 from segkit.errors import InputError
+from segkit.recipes.load import load_recipe
+from segkit.runs.init_from import resolve_init_from
 from segkit.runs.open_run import check_inference, read_run_files
 from tests.commands.slips import hollow_run
 
 UNSEEN = 'inference.unseen=["cat"]'
 TASKS = ("panoptic", "semantic", "instance")
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = hollow_run(tmp_path / "run", [])
+    assert read_run_files("~/run@v1").folder == read_run_files(run).folder
+    recipe = resolve_init_from(load_recipe("dataseg-mini", ["model.init_from=~/run"]))
+    assert recipe.model.init_from == str(read_run_files(run).folder)
 
 
 @pytest.mark.parametrize("output", [*TASKS, "proposals"])
