@@ -67,6 +67,15 @@ def is_hugging_face(source: object) -> bool:
     return isinstance(source, str) and source.startswith(HF_PREFIX)
 
 
+def require_run(source: str) -> None:
+    """Raise InputError for a public model that is only a teacher, where a run is needed."""
+    kind = KINDS.get("".join(source.partition(":")[:2]))
+    if kind is None or kind.prefix == HF_PREFIX or Path(source.partition("@")[0]).exists():
+        return
+    hint = f"give it to {kind.command}, which makes masks of boxes, and give a segkit run here"
+    raise InputError(f"a {kind.name} is not a run", file=source, hint=hint)
+
+
 def model_kind(source: str) -> PublicKind:
     """The kind of model that a source names; it has the prefix of one."""
     return KINDS[source.partition(":")[0] + ":"]

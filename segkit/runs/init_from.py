@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from segkit.errors import InputError, first_line
 from segkit.file_names import expand_home
-from segkit.hub import HF_PREFIX, fetch_model, is_hugging_face, model_name
+from segkit.hub import HF_PREFIX, fetch_model, is_hugging_face, model_name, require_run
 from segkit.recipes.schema import ModelConfig, Recipe
 from segkit.runs.run_manifest import VOCABULARY, read_run_manifest, run_parent
 from segkit.shards.manifest import Parent
@@ -59,6 +59,7 @@ def resolve_init_from(recipe: Recipe) -> Recipe:
     if is_hugging_face(source):
         resolved = f"{HF_PREFIX}{model_name(source)}"
     else:
+        require_run(source)
         resolved = str(resolve(local_path(expand_home(source))).resolve())
     model = recipe.model.model_copy(update={"init_from": resolved, "backbone_weights": None})
     return recipe.model_copy(update={"model": model})

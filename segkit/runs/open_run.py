@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.file_names import expand_home, path_text
-from segkit.hub import check_model_type, check_source, fetch_model, is_hugging_face
+from segkit.hub import check_model_type, check_source, fetch_model, is_hugging_face, require_run
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe, Strategy
 from segkit.runs.run_manifest import RECIPE, RunManifest, read_run_manifest, read_taxonomies
@@ -97,7 +97,9 @@ def run_folder(spec: str | Path) -> Path:
         from segkit.runs.import_checkpoint import cached_run
 
         return cached_run(str(spec)).resolve()
-    return resolve(local_path(expand_home(path_text(spec)))).resolve()
+    name = expand_home(path_text(spec))
+    require_run(name)
+    return resolve(local_path(name)).resolve()
 
 
 def trained_classes(spec: str | Path) -> Taxonomy:

@@ -22,6 +22,18 @@ def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert recipe.model.init_from == str(read_run_files(run).folder)
 
 
+@pytest.mark.parametrize("source", ["sam:facebook/sam-vit-base", "sam2:model", "samhq:model"])
+def test_a_teacher_that_is_not_a_run_is_sent_to_pseudolabel(source: str) -> None:
+    message = f"{source}: a SAM.* is not a run; give it to `segkit pseudolabel --teacher`, which"
+    for refuse in (
+        lambda: check_run(source, (), "box-prompts"),
+        lambda: open_run(source),
+        lambda: resolve_init_from(load_recipe("dataseg-mini", [f"model.init_from={source}"])),
+    ):
+        with pytest.raises(InputError, match=message):
+            refuse()
+
+
 @pytest.mark.parametrize("output", [*TASKS, "proposals"])
 @pytest.mark.parametrize("resize", ["fit", "stretch"])
 def test_a_limit_of_the_longer_side_needs_a_shorter_side(
