@@ -60,7 +60,8 @@ class CocoInstances(CocoSource):
     """A COCO instances file and its images, or an LVIS file.
 
     LVIS's lists of negative and of not exhaustive classes become `annotated` and `not_exhaustive`.
-    The class of an annotation that is dropped is not exhaustive either: its object is unlabeled.
+    The class of an annotation that is dropped is not exhaustive either: its object is unlabeled. An
+    annotation of no readable class may be of any.
     """
 
     boxes_only: bool = False
@@ -117,8 +118,8 @@ class CocoInstances(CocoSource):
             except AnnotationError as error:
                 tally.drop(self.annotation_defect(error, raw, record.id, class_name))
                 class_id = coco_fields.class_id(raw)
-                if class_id in self.taxonomy.by_id:
-                    incomplete.add(class_id)
+                known = self.taxonomy.by_id.keys()
+                incomplete |= known if class_id is None else known & {class_id}
                 continue
             key = (segment.class_id, segment.box, segment.mask)
             if key in keys:

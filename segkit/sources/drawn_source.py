@@ -26,7 +26,7 @@ class Annotation:
     """One annotation of an image, read but not yet drawn."""
 
     label: int | str
-    """Index or name of its class."""
+    """Index or name of its class, or the word in its place."""
     place: str
     """Words that find it in its file, such as `line 3`."""
     draw: Draw | AnnotationError
@@ -41,6 +41,8 @@ class Annotation:
     """One that is not within 0-1 is left out with a warning."""
     source_id: str | None = None
     mask_from: MaskSource = "human"
+    has_class: bool = True
+    """Whether its class could be read; if not, its object may be of any class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,8 @@ class DrawnSource:
     ) -> Sample:
         """Build the sample: a segment for each object that was drawn.
 
-        The class of an object that is dropped over a defect is not exhaustive: it is unlabeled.
+        The class of an object that is dropped over a defect is not exhaustive: it is unlabeled. An
+        object of no readable class may be of any.
         """
         image_id = record.id
         width, height = self._size(content, picture, image_id)
@@ -152,9 +155,8 @@ class DrawnSource:
                 data = first.data if len(parts) == 1 else [part.data for part in parts]
                 file = str(content.file)
                 tally.drop(Defect(error.code, str(error), file, place, class_name, data))
-                category = self._category(first.label)
-                if category is not None and error.code not in UNAVOIDABLE:
-                    incomplete.add(category.id)
+                if error.code not in UNAVOIDABLE:
+                    incomplete |= self._possible_classes(first)
                 continue
             key = (segment.class_id, segment.box, segment.mask)
             if key in keys:
@@ -241,6 +243,13 @@ class DrawnSource:
         if isinstance(label, int):
             return self.taxonomy.by_id.get(label)
         return self._by_name.get(plain_text(label))
+
+    def _possible_classes(self, annotation: Annotation) -> set[int]:
+        """Ids of the classes that the object of an annotation may have."""
+        category = self._category(annotation.label)
+        if category is not None:
+            return {category.id}
+        return set() if annotation.has_class else set(self.taxonomy.by_id)
 
     def _class_name(self, label: int | str) -> str:
         category = self._category(label)

@@ -78,7 +78,9 @@ class YoloLabels(AnnotationFiles):
             draw, score = error, None
         if score is not None:
             score = min(max(score, 0.0), 1.0)
-        return Annotation(label, f"line {count}", draw, line[:2000], score=score)
+        return Annotation(
+            label, f"line {count}", draw, line[:2000], score=score, has_class=label != words[0]
+        )
 
 
 def open_yolo(
@@ -117,7 +119,6 @@ def open_yolo(
         keypoints, notes = description.has_keypoints, description.notes
     if keypoints:
         notes += (f"key points of {file.name} (kpt_shape) are not kept, only their boxes",)
-    polygons = False
     labels = [str(record.data) for record in images.records if record.data is not None]
     if not labels:
         message = f"no image has a label file (expected {images.labels / images.expected})"
@@ -127,9 +128,8 @@ def open_yolo(
             f"{bare} of {len(images.records) - images.orphans} images have no label file: "
             "they count as images without objects",
         )
-    if not keypoints and not boxes_only:
-        contents = (content for _, content in read_all(images.labels, labels))
-        polygons = any(map(_has_polygons, contents))
+    contents = (content for _, content in read_all(images.labels, labels))
+    polygons = not (keypoints or boxes_only) and any(map(_has_polygons, contents))
     return YoloLabels(
         images.root,
         images.labels,

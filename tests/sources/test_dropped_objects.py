@@ -138,6 +138,30 @@ def test_classes_that_lose_no_object_stay_exhaustive(
     assert not void(data).all()
 
 
+@pytest.mark.parametrize("word", ["-1", "x", "0.5", "0,0.5,0.5,0.2,0.2"])
+def test_a_row_of_no_readable_class_may_be_of_any(tmp_path: Path, word: str) -> None:
+    rows = f"0 0.5 0.5 0.25 0.5\n{word} 0.5 0.5 0.2 0.2"
+    data = converted(tmp_path, open_yolo(yolo.dataset(tmp_path, {"a": rows})))
+    sample = data.sample(0)
+    assert (len(sample.segments), sample.exhaustive) == (1, False)
+    assert sample.not_exhaustive == tuple(sorted(data.taxonomy.by_id))
+
+
+@pytest.mark.parametrize("row", [{"category_id": None}, {"category_id": "cat"}, {}])
+def test_an_annotation_of_no_readable_class_may_be_of_any(
+    tmp_path: Path, row: dict[str, Any]
+) -> None:
+    file = coco_instances(tmp_path, [{"bbox": [2, 2, 9, 9]}, {"bbox": [20, 2, 5, 5], **row}])
+    if not row:
+        file.write_text(
+            file.read_text().replace(
+                '"id": 2, "image_id": 0, "category_id": 3', '"id": 2, "image_id": 0'
+            )
+        )
+    sample = converted(tmp_path, open_coco_instances(file, tmp_path / "images")).sample(0)
+    assert (len(sample.segments), sample.not_exhaustive) == (1, (0, 3, 7))
+
+
 def test_dropped_objects_of_lvis_join_its_list(tmp_path: Path) -> None:
     rows = [{"segmentation": [SQUARE]}, {"category_id": 0, "segmentation": [[1, 1, 2, 2]]}]
     file = coco_instances(tmp_path, rows)
