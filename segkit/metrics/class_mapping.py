@@ -1,13 +1,13 @@
 """The classes that a task is evaluated on, and predictions in another vocabulary mapped to them."""
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from segkit.errors import InputError
-from segkit.masks import rle
-from segkit.sample import Sample, Segment
+from segkit.sample import Sample
+from segkit.shards.join_segments import join_segments
 from segkit.shards.manifest import Task
 from segkit.taxonomy import Category, Taxonomy
 
@@ -101,13 +101,15 @@ class ClassMap:
         A class of stuff is one region of an image: the segments of several source classes that map
         to it become one.
         """
-        groups: dict[tuple[int, int], list[Segment]] = {}
-        for place, segment in enumerate(s for s in sample.segments if s.class_id in self.ids):
-            category = target.by_id[self.ids[segment.class_id]]
-            is_region = category.kind == "stuff" and segment.mask is not None
-            mapped = replace(segment, class_id=category.id, kind=category.kind)
-            groups.setdefault((category.id, -1 if is_region else place), []).append(mapped)
-        segments = tuple(_union(parts, sample) for parts in groups.values())
+        mapped = []
+        for segment in sample.segments:
+            if segment.class_id in self.ids:
+                category = target.by_id[self.ids[segment.class_id]]
+                mapped.append(replace(segment, class_id=category.id, kind=category.kind))
+        size = (sample.height, sample.width)
+        segments = join_segments(
+            mapped, size, is_region=lambda segment: segment.kind == "stuff", score=max
+        )
         return replace(sample, segments=segments)
 
 
@@ -130,17 +132,6 @@ def class_map_notes(class_map: Mapping[str, Any]) -> list[str]:
     for name, parts in class_map.get("merged", {}).items():
         notes.append(f"Predicted {', '.join(map(repr, parts))} count as one class, {name!r}.")
     return notes
-
-
-def _union(parts: Sequence[Segment], image: Sample) -> Segment:
-    """All pixels of the parts, with the highest score."""
-    if len(parts) == 1:
-        return parts[0]
-    size = (image.height, image.width)
-    counts = rle.union([part.mask for part in parts if part.mask is not None], *size)
-    scores = [part.score for part in parts if part.score is not None]
-    box, area = rle.box(counts, *size), float(rle.area(counts, *size))
-    return replace(parts[0], mask=counts, box=box, area=area, score=max(scores, default=None))
 
 
 def _fitting(category: Category, target: Taxonomy) -> list[Category]:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from segkit import parse
 from segkit.errors import InputError, short
 from segkit.masks import rle
-from segkit.sample import Sample, Segment
+from segkit.sample import Sample
 from segkit.shards.header import Header
+from segkit.shards.join_segments import join_segments
 from segkit.shards.manifest import Count, Ledger, SetKind
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_view
@@ -136,7 +137,13 @@ def relabel_sample(
     void, masks = sample.void, [segment.mask for segment in dropped if segment.mask is not None]
     if masks:
         void = rle.union(masks if void is None else [*masks, void], sample.height, sample.width)
-    return replace(relabeled, segments=tuple(_join(segments, kind, sample)), void=void)
+    joined = join_segments(
+        segments,
+        (sample.height, sample.width),
+        is_region=lambda segment: kind == "semantic" or segment.kind == "stuff",
+        score=min,
+    )
+    return replace(relabeled, segments=joined, void=void)
 
 
 def _annotated(sample: Sample, taxonomy: Taxonomy, class_map: ClassMap) -> dict[str, Any]:
@@ -151,36 +158,6 @@ def _annotated(sample: Sample, taxonomy: Taxonomy, class_map: ClassMap) -> dict[
         "exhaustive": not unknown and not incomplete,
         "not_exhaustive": () if unknown else tuple(sorted(incomplete)),
     }
-
-
-def _join(segments: Sequence[Segment], kind: SetKind, sample: Sample) -> list[Segment]:
-    """Join segments of each class (semantic sets) or of each stuff class (panoptic sets).
-
-    Crowds and boxes without a mask stay separate.
-    """
-    groups: dict[Any, list[Segment]] = {}
-    for number, segment in enumerate(segments):
-        is_region = (kind == "semantic" or segment.kind == "stuff") and segment.mask is not None
-        key = (segment.class_id, segment.is_crowd) if is_region else number
-        groups.setdefault(key, []).append(segment)
-    return [group[0] if len(group) == 1 else _joined(group, sample) for group in groups.values()]
-
-
-def _joined(group: Sequence[Segment], sample: Sample) -> Segment:
-    size = (sample.height, sample.width)
-    mask = rle.union([segment.mask for segment in group if segment.mask is not None], *size)
-    scores = [segment.score for segment in group if segment.score is not None]
-    provenance = {segment.mask_from for segment in group}
-    return replace(
-        group[0],
-        box=rle.box(mask, *size),
-        mask=mask,
-        area=float(rle.area(mask, *size)),
-        ignore=all(segment.ignore for segment in group),
-        mask_from=group[0].mask_from if len(provenance) == 1 else "derived",
-        score=min(scores, default=None),
-        source_polygon=None,
-    )
 
 
 def _by_name(taxonomy: Taxonomy) -> dict[str, list[Category]]:
