@@ -8,15 +8,21 @@ et al. 2019, section 3).
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.data.augment import Crop
-from segkit.inference.postprocess import VOID, LabeledMask, class_scores, panoptic, sum_by_label
+from segkit.inference.postprocess import (
+    LabeledMask,
+    Winners,
+    class_regions,
+    class_scores,
+    panoptic,
+)
 from segkit.inference.upscale import bands, to_image
-from segkit.masks import rle
 from segkit.model.text_classifier import class_probability
 from segkit.recipes.schema import InferenceConfig
 from segkit.shards.manifest import Task
@@ -67,55 +73,38 @@ def dense_masks(
     Returns:
         Masks that do not overlap. In the semantic task they cover the image.
     """
+    things: list[LabeledMask] = []
+    free = None
+    if task == "panoptic":
+        segments = panoptic(class_logits, mask_logits, crop, is_thing, config)
+        things = [segment for segment in segments if bool(is_thing[segment.class_index])]
+        free = torch.ones(crop.image_size, dtype=torch.bool)
+        for thing in things:
+            free &= ~torch.from_numpy(thing.mask)
+        free = free.to(cells.device)
     probability = class_probability(class_logits, config.classes)[:, :-1]  # (N, K)
-    if task == "semantic":
-        free = torch.ones(crop.image_size, dtype=torch.bool, device=cells.device)
-        return _class_regions(probability, mask_logits, cells, crop, config.dense, free)
-    segments = panoptic(class_logits, mask_logits, crop, is_thing, config)
-    things = [segment for segment in segments if bool(is_thing[segment.class_index])]
-    free = torch.ones(crop.image_size, dtype=torch.bool)
-    for thing in things:
-        free &= ~torch.from_numpy(thing.mask)
-    regions = _class_regions(
-        probability, mask_logits, cells, crop, config.dense, free.to(cells.device)
-    )
+    total = probability.sum(1)  # (N,)
+    size = (cells.shape[1], cells.shape[2])
+    soft = F.interpolate(mask_logits[None], size=size, mode="bilinear", align_corners=False)[0]
+    coarse = _mix(class_scores(probability, soft.sigmoid()), cells, config.dense)  # (K, h, w)
+
+    def winners(candidates: Tensor) -> Iterator[Winners]:
+        for rows, logits in bands(mask_logits, crop, depth=2 * len(candidates)):
+            soft = logits.sigmoid()  # (N, rows, W)
+            of_queries = class_scores(probability[:, candidates], soft)  # (C, rows, W)
+            sum_of_queries = torch.einsum("n,nhw->hw", total, soft)
+            of_cells = to_image(cells[candidates], crop, rows)
+            best, winner = _mix(of_queries, of_cells, config.dense, sum_of_queries).max(0)
+            yield rows, winner, best
+
+    regions = class_regions(coarse, crop, winners, free)
+    if free is None:
+        return regions
     least = MIN_STUFF_SHARE * free.numel()
     return things + [
         region
         for region in regions
         if not is_thing[region.class_index] and region.region.area >= least
-    ]
-
-
-def _class_regions(
-    probability: Tensor, mask_logits: Tensor, cells: Tensor, crop: Crop, share: float, free: Tensor
-) -> list[LabeledMask]:
-    """Give each free pixel (H, W) the class with the highest score; the score is their mean."""
-    size = (cells.shape[1], cells.shape[2])
-    soft = F.interpolate(mask_logits[None], size=size, mode="bilinear", align_corners=False)[0]
-    coarse = _mix(class_scores(probability, soft.sigmoid()), cells, share)  # (K, h, w)
-    # as in `semantic`: other classes win next to no pixel
-    candidates = torch.unique(coarse.topk(min(2, len(coarse)), dim=0).indices)  # (C,)
-    if not len(candidates):
-        return []
-    labels = torch.empty(free.shape, dtype=torch.int32, device=cells.device)
-    sums = torch.zeros(len(candidates), dtype=torch.float64, device=cells.device)
-    total = probability.sum(1)  # (N,)
-    for rows, logits in bands(mask_logits, crop, depth=2 * len(candidates)):
-        soft = logits.sigmoid()  # (N, rows, W)
-        of_queries = class_scores(probability[:, candidates], soft)  # (C, rows, W)
-        sum_of_queries = torch.einsum("n,nhw->hw", total, soft)
-        of_cells = to_image(cells[candidates], crop, rows)
-        mixed = _mix(of_queries, of_cells, share, sum_of_queries)
-        best, winner = mixed.max(0)  # (rows, W)
-        chosen = free[rows]
-        sums += sum_by_label(winner[chosen], best[chosen], len(candidates))
-        labels[rows] = winner.where(chosen, VOID).to(labels.dtype)
-    classes, scores = candidates.tolist(), sums.tolist()
-    return [
-        LabeledMask(classes[row], region, crop.image_size, min(1.0, scores[row] / region.area))
-        for row, region in rle.regions(labels.cpu().numpy()).items()
-        if row != VOID
     ]
 
 

@@ -4,6 +4,7 @@ Masks are read at the image's size a band of rows at a time, and kept as one map
 lengths: a photograph of 12 megapixels needs its own map and one band.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ from segkit.taxonomy import Taxonomy
 
 VOID = -1
 """In a label map: a pixel without a label."""
+Winners = tuple[slice, Tensor, Tensor]
+"""The rows of a band; for each pixel (rows, W) the index of its best class, and the score, 0-1."""
 _UNITS = 2.0**32
 """Units of 1 in which scores are summed."""
 
@@ -128,24 +131,49 @@ def semantic(
     """
     probability = class_probability(class_logits, classes)[:, :-1]  # (N, K)
     coarse = class_scores(probability, mask_logits.sigmoid())  # (K, h, w)
+    total = probability.sum(1)  # (N,)
+
+    def winners(candidates: Tensor) -> Iterator[Winners]:
+        for rows, logits in bands(mask_logits, crop, depth=len(candidates)):
+            soft = logits.sigmoid()  # (N, rows, W)
+            best, winner = class_scores(probability[:, candidates], soft).max(0)  # (rows, W)
+            yield rows, winner, best / torch.einsum("n,nhw->hw", total, soft).clamp(min=1e-6)
+
+    return class_regions(coarse, crop, winners)
+
+
+def class_regions(
+    coarse: Tensor,
+    crop: Crop,
+    winners: Callable[[Tensor], Iterator[Winners]],
+    free: Tensor | None = None,
+) -> list[LabeledMask]:
+    """Label each pixel with its best class; the score of a region is the mean of its pixels.
+
+    Args:
+        coarse: (K, h, w) scores of the classes at any stride.
+        crop: as of `semantic`.
+        winners: the bands of the image from top to bottom; it gets the classes to compare (C,).
+        free: (H, W) whether to label a pixel; None for all.
+    """
     # A class that is not among the two best of any coarse pixel wins 1 of 100,000 full-size pixels:
     # leaving it out saves most of the work.
     candidates = torch.unique(coarse.topk(min(2, len(coarse)), dim=0).indices)  # (C,)
     if not len(candidates):
         return []
     labels = _empty_label_map(crop, candidates)  # (H, W)
-    total = probability.sum(1)  # (N,)
     score_sums = torch.zeros(len(candidates), dtype=torch.float64, device=candidates.device)
-    for rows, logits in bands(mask_logits, crop, depth=len(candidates)):
-        soft = logits.sigmoid()  # (N, rows, W)
-        best, winner = class_scores(probability[:, candidates], soft).max(0)  # (rows, W)
-        score = best / torch.einsum("n,nhw->hw", total, soft).clamp(min=1e-6)
-        score_sums += sum_by_label(winner, score, len(candidates))
+    for rows, winner, score in winners(candidates):
+        counted = score if free is None else score.where(free[rows], 0.0)
+        score_sums += sum_by_label(winner, counted, len(candidates))
         labels[rows] = winner.to(labels.dtype)
+    if free is not None:
+        labels.masked_fill_(~free, VOID)
     indices, sums = candidates.tolist(), score_sums.tolist()
     return [
         LabeledMask(indices[row], region, crop.image_size, min(1.0, sums[row] / region.area))
         for row, region in rle.regions(labels.cpu().numpy()).items()
+        if row != VOID
     ]
 
 
