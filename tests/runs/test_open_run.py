@@ -26,8 +26,8 @@ def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_teacher_that_is_not_a_run_is_sent_to_pseudolabel(source: str) -> None:
     message = f"{source}: a SAM.* is not a run; give it to `segkit pseudolabel --teacher`, which"
     for refuse in (
-        lambda: check_run(source, (), "box-prompts"),
-        lambda: open_run(source),
+        lambda: check_inference(source, (), "box-prompts"),
+        lambda: read_run_files(source),
         lambda: resolve_init_from(load_recipe("dataseg-mini", [f"model.init_from={source}"])),
     ):
         with pytest.raises(InputError, match=message):
