@@ -10,6 +10,8 @@ from segkit.file_names import (
     UnsafeNameError,
     is_digest,
     is_unsafe,
+    known_form,
+    name_forms,
     relative_name,
     resolve_inside,
     safe_name,
@@ -69,6 +71,16 @@ def test_names_are_resolved_or_refused(tmp_path: Path) -> None:
     for name in ("", "../a", "/a", "out/a", "out", "a\0", "C:a", "s3://a/b", "\ud800"):
         with pytest.raises(UnsafeNameError, match="leads out of"):
             resolve_inside(root, name)
+
+
+def test_names_are_known_in_each_unicode_form() -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    assert name_forms("cafe") == ("cafe",)
+    assert name_forms(composed) == (composed, decomposed)
+    assert name_forms(decomposed) == (decomposed, composed)
+    assert known_form(composed, {decomposed}) == decomposed
+    assert known_form(decomposed, {composed, decomposed}) == decomposed
+    assert known_form(composed, {"cafe"}) is None
 
 
 def test_digests_are_64_digits_of_lower_case_hex() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from segkit import storage
 from segkit.errors import InputError, SegkitError
+from segkit.file_names import known_form
 from segkit.images.draw import MIN_DRAWN_SCORE, Picture, enlarged_overlay, save_png
 from segkit.images.picture_grid import Tile, fit_tile, picture_grid
 from segkit.metrics.prediction_ids import images_of_set
@@ -62,8 +63,8 @@ def predicted_images(shards: ShardSet, predictions: ShardSet) -> list[int]:
 def index_of(shards: ShardSet, sample_id: str) -> int:
     """Return the index of the sample with this id; InputError if the set has none."""
     ids = list(shards.image_ids())
-    if sample_id in ids:
-        return ids.index(sample_id)
+    if (known := known_form(sample_id, ids)) is not None:
+        return ids.index(known)
     hint = f"ids are such as {ids[0]!r}"
     raise InputError(f"no image has the id {sample_id!r}", file=shards.path, hint=hint)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from segkit import parse, storage
 from segkit.errors import InputError, short
+from segkit.file_names import known_form
 from segkit.sample import Sample
 from segkit.shards.header import Header
 from segkit.shards.manifest import Count, Ledger
@@ -67,10 +68,10 @@ def assign_by_list(data: ShardSet, lists: Mapping[str, Path]) -> dict[str, str]:
         if not lines:
             hint = "write one image id a line, or leave the part out"
             raise InputError("lists no image", file=path, hint=hint)
-        for number, key in lines:
-            record = f"line {number}"
-            if key not in known:
-                message = f"the set has no image {short(key)}"
+        for number, line in lines:
+            record, key = f"line {number}", known_form(line, known)
+            if key is None:
+                message = f"the set has no image {short(line)}"
                 raise InputError(message, file=path, record=record, hint="remove the line")
             if parts.setdefault(key, part) != part:
                 message = f"image {key} is in part {parts[key]} too"

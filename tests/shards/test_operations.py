@@ -1,10 +1,12 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from segkit.errors import InputError
 from segkit.masks import rle
+from segkit.report.preview import index_of
 from segkit.sample import ImageRef, Segment
 from segkit.shards.diff import diff
 from segkit.shards.header import Header
@@ -160,6 +162,13 @@ def test_a_split_by_lists(make_set, tmp_path):
     (tmp_path / "b").write_text("ghost\n")
     with pytest.raises(InputError, match="line 1: the set has no image ghost"):
         assign_by_list(data, {"b": tmp_path / "b"})
+
+
+def test_lists_and_ids_may_have_another_unicode_form(tmp_path):
+    data = SimpleNamespace(image_ids=lambda: iter(["a", "cafe\u0301"]))
+    (tmp_path / "list").write_text("caf\u00e9\n", "utf-8")
+    assert assign_by_list(data, {"a": tmp_path / "list"}) == {"cafe\u0301": "a"}
+    assert index_of(data, "caf\u00e9") == 1
 
 
 def test_relabeling_keeps_every_pixel_and_balances(make_set, tmp_path):
