@@ -6,16 +6,14 @@ destination takes its name by one rename, once it is complete.
 """
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
-from segkit.cache import open_lock
+from segkit.cache import try_lock
 from segkit.errors import InputError, SegkitError
 from segkit.stopping import cleanup_on_stop, removed_on_stop
 from segkit.storage import require_short_names, writable
@@ -42,7 +40,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         SegkitError: another process is writing there.
     """
     is_new = not folder.exists()
-    _make_folder(folder, folder)
+    make_folder(folder, folder)
     try:
         with _lock(folder / _LOCK, folder):
             for leftover in folder.glob(f"{_DRAFT}*"):
@@ -66,7 +64,7 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     require_writable(path)
     draft = path.with_name(f"{_DRAFT}{os.getpid()}-{os.fsdecode(os.fsencode(path.name)[-128:])}")
-    _make_folder(path.parent, path)
+    make_folder(path.parent, path)
     with disk_errors(path), cleanup_on_stop():
         try:
             yield draft
@@ -112,7 +110,7 @@ def new_directory(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         _require_new(path)
     _require_replaceable(path)
     draft = path.with_name(f".{path.name}.partial")
-    _make_folder(path.parent, path)
+    make_folder(path.parent, path)
     with (
         _lock(path.with_name(f".{path.name}.lock"), path),
         disk_errors(path),
@@ -188,12 +186,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _make_folder(folder: Path, destination: Path) -> None:
+def make_folder(folder: Path, destination: Path) -> None:
+    """Create a folder where it is missing; InputError that names the destination if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         message = f"cannot be written to ({error.strerror})"
-        raise InputError(message, file=destination, hint="give another directory") from error
+        raise InputError(message, file=destination, hint="choose another directory") from error
 
 
 def _require_new(path: Path) -> None:
@@ -207,7 +206,7 @@ def _resolved(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError) as error:  # links that lead back to themselves
         message = "cannot be written to (a loop of links)"
-        raise InputError(message, file=path, hint="give another directory") from error
+        raise InputError(message, file=path, hint="choose another directory") from error
 
 
 def _require_replaceable(path: Path) -> None:
@@ -227,14 +226,7 @@ def _require_replaceable(path: Path) -> None:
 @contextmanager
 def _lock(file: Path, destination: Path) -> Iterator[None]:
     """Hold a lock file, and remove it at the end; SegkitError if another process holds it."""
-    try:
-        opened = _open_lock(file)
-    except OSError as error:
-        message = f"cannot be written to ({error.strerror})"
-        raise InputError(message, file=destination, hint="give another directory") from error
-    if opened is None:
-        message = f"{destination}: another process is writing here"
-        raise SegkitError(message, hint="wait until it ends")
+    opened = try_lock(file, destination)
     try:
         with removed_on_stop(str(file)):
             yield
@@ -242,18 +234,3 @@ def _lock(file: Path, destination: Path) -> Iterator[None]:
         with suppress(OSError):
             file.unlink()
         opened.close()
-
-
-def _open_lock(file: Path) -> IO[bytes] | None:
-    """The lock file, open and locked; None if another process holds its lock."""
-    while True:
-        opened = open_lock(file)
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            opened.close()
-            return None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
-                return opened
-        opened.close()  # its holder has just removed the file: take the lock of a new one

@@ -8,11 +8,11 @@ name.
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 
 
 def cache_root() -> Path:
@@ -38,15 +38,41 @@ def exclusive_lock(file: Path) -> Iterator[None]:
         file: made if it is missing, and left there.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open_lock(file) as opened:
+    with _open(file) as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
         yield
 
 
-def open_lock(file: Path) -> IO[bytes]:
-    """Open a lock file, made if it is missing; OSError if it is a link or a folder.
+def try_lock(file: Path, place: object) -> IO[bytes]:
+    """Open a lock file, made if it is missing, and hold its lock until it is closed.
 
-    Its content is left alone, and a FIFO does not block.
+    Args:
+        file: the lock file; its content is left alone.
+        place: the file or folder that the errors name.
+
+    Raises:
+        InputError: the lock file is a link or a folder, or its folder cannot be written to.
+        SegkitError: another process holds the lock.
     """
+    try:
+        while True:
+            opened = _open(file)
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                opened.close()
+                message = f"{place}: another process is writing here"
+                raise SegkitError(message, hint="wait until it ends") from None
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+                    return opened
+            opened.close()  # its holder has just removed the file: take the lock of a new one
+    except OSError as error:
+        message = f"cannot be written to ({error.strerror})"
+        raise InputError(message, file=place, hint="choose another directory") from error
+
+
+def _open(file: Path) -> IO[bytes]:
+    """Open a lock file; OSError if it is a link or a folder. A FIFO does not block."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     return os.fdopen(os.open(file, flags, 0o666), "r+b", buffering=0)

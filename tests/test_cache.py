@@ -1,9 +1,11 @@
+import fcntl
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from segkit.cache import cache_root
-from segkit.errors import InputError
+from segkit.cache import cache_root, try_lock
+from segkit.errors import InputError, SegkitError
 
 
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -26,3 +28,28 @@ def test_a_user_without_a_home_needs_the_variable(
     monkeypatch.delenv("SEGKIT_CACHE")
     with pytest.raises(InputError, match="no home directory; set SEGKIT_CACHE to a folder"):
         cache_root()
+
+
+def test_a_lock_whose_file_was_replaced_is_taken_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file, flock, calls = tmp_path / "lock", fcntl.flock, []
+
+    def replaced_once(opened: IO[bytes], flags: int) -> None:
+        flock(opened, flags)
+        if not calls:
+            file.unlink()
+        calls.append(flags)
+
+    monkeypatch.setattr(fcntl, "flock", replaced_once)
+    with try_lock(file, "set"):
+        with pytest.raises(SegkitError, match="set: another process is writing here; wait until"):
+            try_lock(file, "set")
+        assert len(calls) == 2
+    try_lock(file, "set").close()
+
+
+def test_a_lock_that_cannot_be_opened_names_the_place(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(InputError, match=r"set: cannot be written to \(Is a directory\)"):
+        try_lock(tmp_path / "lock", "set")

@@ -5,7 +5,6 @@ afterwards; only what an unfinished version needed is deleted then, see `segkit.
 store behind a URL has no rename: see `segkit.shards.upload`.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segkit import parse, storage
-from segkit.atomic import disk_errors, sync
-from segkit.cache import cache_root, open_lock
+from segkit.atomic import disk_errors, make_folder, sync
+from segkit.cache import cache_root, try_lock
 from segkit.errors import InputError, SegkitError
 from segkit.file_names import path_text
 from segkit.shards.leftovers import LEFTOVERS, delete, delete_leftovers, write_leftovers
@@ -209,24 +208,18 @@ def staging(
     check_type(destination, content)
     directory = _local_directory(destination)
     new_folders = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = open_lock(directory / _LOCK)
-    except OSError as error:
-        message = f"cannot be written to ({error.strerror})"
-        raise InputError(message, file=directory, hint="choose another directory") from error
-    with lock:
-        _lock(lock.fileno(), directory / _LOCK, destination)
-        with (
-            _empty_folders_removed(directory, new_folders),
-            disk_errors(destination),
-            _prepare(directory, destination, dict(fingerprint), resume) as stage,
-        ):
-            trains = fingerprint.get("command") == "train"
-            keep = resume or trains or directory != destination
-            removal = nullcontext() if keep else _removed_on_failure(stage)
-            with removal, _deletion_errors(stage):  # removed only once the error is known
-                yield stage
+    make_folder(directory, directory)
+    with (
+        try_lock(directory / _LOCK, destination),
+        _empty_folders_removed(directory, new_folders),
+        disk_errors(destination),
+        _prepare(directory, destination, dict(fingerprint), resume) as stage,
+    ):
+        trains = fingerprint.get("command") == "train"
+        keep = resume or trains or directory != destination
+        removal = nullcontext() if keep else _removed_on_failure(stage)
+        with removal, _deletion_errors(stage):  # removed only once the error is known
+            yield stage
 
 
 @contextmanager
@@ -246,8 +239,7 @@ def _empty_folders_removed(directory: Path, new_folders: Sequence[Path]) -> Iter
 @contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
     """Hold the lock of a local directory of versions; SegkitError if another process writes."""
-    with open_lock(directory / _LOCK) as lock:
-        _lock(lock.fileno(), directory / _LOCK, directory)
+    with try_lock(directory / _LOCK, directory):
         yield
 
 
@@ -309,20 +301,7 @@ def require_unlocked(destination: Path) -> None:
     """Raise SegkitError if another live process is writing there; creates nothing."""
     file = _local_directory(destination) / _LOCK
     if file.is_file() and os.access(file, os.W_OK):
-        with file.open("a") as lock:
-            _lock(lock.fileno(), file, destination)
-
-
-def _lock(descriptor: int, file: Path, destination: Path) -> None:
-    """Hold the lock of a file that is open; SegkitError if another process has it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_current = os.path.samestat(os.fstat(descriptor), file.stat())
-    except (BlockingIOError, FileNotFoundError):
-        is_current = False
-    if not is_current:  # or the directory was deleted meanwhile, and perhaps made again
-        message = f"{destination}: another process is writing here"
-        raise SegkitError(message, hint="wait until it ends")
+        try_lock(file, destination).close()
 
 
 def _next_version(directory: Path) -> tuple[Path, int]:
