@@ -89,6 +89,17 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, "utf-8")
 
 
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write or replace a file of a staging directory; a kill leaves the old content or the new one.
+
+    The name of the draft is always the same, so that none is left where a run is resumed.
+    """
+    draft = path.with_name(f"{path.name}.partial")
+    draft.write_bytes(content)
+    sync(draft)
+    draft.replace(path)
+
+
 @contextmanager
 def new_directory(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a folder to write to; it becomes `path` at the end of the block.

@@ -16,6 +16,7 @@ from segkit.atomic import (
     folder_lock,
     new_directory,
     new_file,
+    replace_bytes,
     write_text,
 )
 from segkit.errors import InputError, SegkitError
@@ -304,3 +305,20 @@ def test_a_file_in_a_folder_without_permission_is_refused(
     with pytest.raises(InputError, match=r"cannot be written to \(Permission denied\)"):
         write_text(tmp_path / "a.txt", "text")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_a_kill_while_a_file_is_replaced_keeps_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    file = tmp_path / "claim.json"
+    replace_bytes(file, b"old")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, step, kill)
+        replace_bytes(file, b"new")
+    assert file.read_bytes() == b"old"
+    replace_bytes(file, b"new")
+    assert (file.read_bytes(), names(tmp_path)) == (b"new", ["claim.json"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import storage
-from segkit.atomic import sync
+from segkit.atomic import replace_bytes
 from segkit.errors import SegkitError
 from segkit.shards.manifest import Part
 from segkit.storage import file_sha256
@@ -97,10 +97,7 @@ def write_sidecar(
         "notes": shard.notes,
     }
     data = json.dumps(record).encode()
-    draft = directory / f"{_sidecar_name(index)}.partial"
-    draft.write_bytes(_first_line(data) + data)
-    sync(draft)
-    draft.rename(directory / _sidecar_name(index))
+    replace_bytes(directory / _sidecar_name(index), _first_line(data) + data)
 
 
 def read_shard(directory: Path, index: int, *, verify: bool = True) -> Shard | None:

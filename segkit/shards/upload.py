@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse, storage
+from segkit.atomic import replace_bytes
 from segkit.errors import InputError, SegkitError
 from segkit.storage import FileStates
 
@@ -94,7 +95,7 @@ def _keep_unchanged(folder: Path, files: Collection[Path], version: Path) -> set
     kept = {name for name in uploaded if name in current and recorded.get(name) == current[name]}
     for name in uploaded - kept:
         storage.delete(version / name)
-    _write_claim(folder, {**claim, "files": current})
+    replace_bytes(folder / CLAIM, json.dumps({**claim, "files": current}).encode())
     return kept
 
 
@@ -113,7 +114,7 @@ def _claim(folder: Path, destination: Path, first: int, manifest: str) -> Path:
     for version in (destination / f"v{number}" for number in range(first, first + _MAX_TRIES)):
         claim = {"version": int(version.name[1:]), "token": token}
         # locally first, so that a kill leaves no claim in the store that no folder knows
-        _write_claim(folder, claim)
+        replace_bytes(folder / CLAIM, json.dumps(claim).encode())
         try:
             _create(version / CLAIM, json.dumps(claim).encode())
         except FileExistsError:
@@ -138,12 +139,6 @@ def _read_claim(folder: Path) -> dict[str, Any] | None:
     """The claim of a folder's upload; None if there is none."""
     file = folder / CLAIM
     return _parse_claim(file.read_bytes(), file) if file.is_file() else None
-
-
-def _write_claim(folder: Path, claim: dict[str, Any]) -> None:
-    draft = folder / f"{CLAIM}.partial"
-    draft.write_text(json.dumps(claim), "utf-8")
-    draft.rename(folder / CLAIM)
 
 
 def _parse_claim(data: bytes, file: Path) -> dict[str, Any] | None:

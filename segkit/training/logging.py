@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from segkit import distributed, parse
-from segkit.atomic import sync
+from segkit.atomic import replace_bytes
 from segkit.data.batch import Batch
 from segkit.errors import InputError, Notice, first_line, short
 from segkit.metrics.output import headline
@@ -198,7 +198,7 @@ class RunLog:
     def __init__(self, folder: Path, step: int, loggers: "Sequence[LogFigures]" = ()) -> None:
         file = folder / METRICS
         rows = _rows_up_to(file, step)
-        _replace(file, b"".join(line for line, _ in rows))
+        replace_bytes(file, b"".join(line for line, _ in rows))
         self._headlines = {
             (row.step, row.evaluation): _headline(row, file)
             for _, row in rows
@@ -336,17 +336,6 @@ def _rows_up_to(file: Path, step: int) -> list[tuple[bytes, _Row]]:
         if row.step <= step:
             rows.append((line, row))
     return rows
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Replace a file by one rename: a kill leaves the old content or the new one.
-
-    The name of the draft is always the same, so that none is left in a run that is resumed.
-    """
-    draft = file.with_name(f"{file.name}.partial")
-    draft.write_bytes(content)
-    sync(draft)
-    draft.replace(file)
 
 
 def _headline(row: _Row, file: Path) -> float | None:

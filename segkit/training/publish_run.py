@@ -6,6 +6,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from segkit import __version__
+from segkit.atomic import replace_bytes
 from segkit.runs import content_files
 from segkit.runs.init_from import init_from_parents
 from segkit.runs.run import check_readable
@@ -54,9 +55,7 @@ def write_model(setup: TrainingSetup, model: nn.Module, step: int, stage: Stagin
         digest=RunManifest.content_digest(digests),
         logs=log_digests(stage.path),
     )
-    partial = stage.path / f"{MANIFEST}.partial"
-    partial.write_text(manifest_text(manifest), "utf-8")
-    partial.replace(stage.path / MANIFEST)
+    replace_bytes(stage.path / MANIFEST, manifest_text(manifest).encode())
 
 
 def publish(stage: Staging) -> Path:
