@@ -86,7 +86,10 @@ def merge_taxonomies(taxonomies: Sequence[Taxonomy], name: str) -> Taxonomy:
     """All classes of all taxonomies; InputError if an id or a name means different classes."""
     by_id: dict[int, Category] = {}
     ids: dict[str, set[int]] = {}
-    hint = "bring the sets to one taxonomy with segkit relabel"
+    hint = (
+        "bring the sets to one taxonomy, each by `segkit relabel SET --taxonomy NAMES.txt --map "
+        "MAP.csv --out NEW`, where NAMES.txt lists the classes of all sets, one a line"
+    )
     for taxonomy in taxonomies:
         own_ids: defaultdict[str, set[int]] = defaultdict(set)
         for category in taxonomy.categories:

@@ -13,6 +13,7 @@ from segkit.errors import InputError
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
+from segkit.taxonomy import Category, Taxonomy
 from tests.commands.test_benchmark import benchmark_file, results_of
 from tests.shards.conftest import TAXONOMY, toy_records
 
@@ -126,6 +127,26 @@ def test_relabel_writes_the_new_classes(toy):
     assert result["ledger"]["input"] == result["ledger"]["kept"] == 12
     assert ShardSet.open(toy / "coco").taxonomy.name == "coco-panoptic-133"
     assert run_json("diff", toy / "toy", toy / "coco")["classes"]["cat"]["iou"] == 1
+
+
+def test_sets_of_own_classes_merge_once_they_are_relabeled_as_the_hint_says(toy):
+    own = Taxonomy("own", (Category(7, "fog", "stuff"), Category(3, "dog", "thing")))
+    header = Header(taxonomy=own, kind="panoptic", name="own", command="t")
+    write_set(toy / "own", toy_records(4), header)
+    merge = ["merge", toy / "toy2", toy / "own2", "--rename", "--out", toy / "both"]
+    refused = runner.invoke(app, list(map(str, ["merge", toy / "toy", toy / "own", *merge[3:]])))
+    assert "--taxonomy NAMES.txt --map MAP.csv" in str(refused.exception)
+    (toy / "names.txt").write_text("cat\nsky\ndog\nfog\n")
+    for name, classes in (("toy", ("cat", "sky")), ("own", ("dog", "fog"))):
+        (toy / "map.csv").write_text("from,to\n" + "".join(f"{c},{c}\n" for c in classes))
+        options = ["--taxonomy", toy / "names.txt", "--map", toy / "map.csv"]
+        run_json("relabel", toy / name, *options, "--out", toy / f"{name}2")
+    (toy / "map.csv").write_text("from,to\ncat,cat\nsky,sky\n")
+    options = ["--taxonomy", f"{toy / 'own2'}@v1", "--map", toy / "map.csv"]
+    run_json("relabel", toy / "toy", *options, "--out", toy / "toy2", "--force")
+    kinds = {c.name: c.kind for c in ShardSet.open(toy / "own2").taxonomy.categories}
+    assert (kinds["dog"], kinds["fog"], kinds["cat"]) == ("thing", "stuff", "thing")
+    assert run_json(*merge)["classes"] == 4
 
 
 def test_tables_for_people(toy):
