@@ -3,13 +3,26 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from segkit import __version__
+from segkit.atomic import replace_bytes
 from segkit.recipes.load import to_toml
 from segkit.recipes.schema import Recipe
-from segkit.runs.run_manifest import RECIPE, TAXONOMIES, VOCABULARY
+from segkit.runs.run_manifest import (
+    RECIPE,
+    TAXONOMIES,
+    VOCABULARY,
+    RunManifest,
+    file_digests,
+    log_digests,
+)
+from segkit.shards.manifest import Parent
+from segkit.shards.manifest_file import manifest_text
+from segkit.shards.publish import MANIFEST
 from segkit.taxonomy import Taxonomy
 
 
@@ -41,3 +54,34 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata)
     # safetensors writes 0600: nobody else on a shared disk could use the run.
     file.chmod(0o644)
+
+
+def write_manifest(
+    folder: Path,
+    recipe: Recipe,
+    model: nn.Module,
+    *,
+    command: str,
+    arguments: dict[str, Any],
+    parents: tuple[Parent, ...],
+    rates: dict[str, float],
+    steps: int,
+    encoder: str,
+) -> None:
+    """Write the manifest, with the digests of all other files: it marks a run as complete."""
+    files = file_digests(folder)
+    manifest = RunManifest(
+        segkit_version=__version__,
+        name=recipe.name,
+        command=command,
+        arguments=arguments,
+        parents=parents,
+        rates=rates,
+        steps=steps,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        encoder=encoder,
+        files=files,
+        digest=RunManifest.content_digest(files),
+        logs=log_digests(folder),
+    )
+    replace_bytes(folder / MANIFEST, manifest_text(manifest).encode())

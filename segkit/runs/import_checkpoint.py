@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segkit import __version__, parse
+from segkit import parse
 from segkit.cache import cache_root
 from segkit.errors import InputError, Notice, SegkitError
 from segkit.hub import CONFIG, PROCESSOR, WEIGHTS, fetch_model, model_name
@@ -24,17 +24,14 @@ from segkit.model.hf_processor import image_sizes, pixel_statistics
 from segkit.model.linear_head import solve_text_head
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import InferenceConfig, LossConfig, ModelConfig, Recipe, TextConfig
-from segkit.runs.content_files import write_inputs, write_tensors
+from segkit.runs.content_files import write_inputs, write_manifest, write_tensors
 from segkit.runs.run_manifest import (
     RECIPE,
-    RunManifest,
-    file_digests,
     manifest_of,
     refuse_damage,
     require_no_interrupted_training,
 )
-from segkit.shards.manifest_file import manifest_text
-from segkit.shards.publish import MANIFEST, staging, versions
+from segkit.shards.publish import staging, versions
 from segkit.storage import file_sha256
 from segkit.taxonomy import Taxonomy
 from segkit.text.embeddings import EmbeddingStore
@@ -253,18 +250,14 @@ def _write(
     metadata = store.encoding.to_metadata(store.encoder_digest())
     write_inputs(folder, recipe, {taxonomy.name: taxonomy}, {taxonomy.name: rows}, metadata)
     write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
-    files = file_digests(folder)
-    manifest = RunManifest(
-        segkit_version=__version__,
-        name=recipe.name,
+    write_manifest(
+        folder,
+        recipe,
+        model,
         command="import",
         arguments={"source": checkpoint.source, "digest": checkpoint.digest},
         parents=(),
         rates={},
         steps=0,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
         encoder=store.encoding.name,
-        files=files,
-        digest=RunManifest.content_digest(files),
     )
-    (folder / MANIFEST).write_text(manifest_text(manifest), "utf-8")

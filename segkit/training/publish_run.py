@@ -5,20 +5,11 @@ from pathlib import Path
 from safetensors.torch import save_model
 from torch import nn
 
-from segkit import __version__
-from segkit.atomic import replace_bytes
 from segkit.runs import content_files
 from segkit.runs.init_from import init_from_parents
 from segkit.runs.run import check_readable
-from segkit.runs.run_manifest import (
-    CHECKPOINTS,
-    WEIGHTS,
-    RunManifest,
-    file_digests,
-    log_digests,
-)
-from segkit.shards.manifest_file import manifest_text
-from segkit.shards.publish import MANIFEST, Staging
+from segkit.runs.run_manifest import CHECKPOINTS, WEIGHTS
+from segkit.shards.publish import Staging
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training.preflight import recipe_encoding
 from segkit.training.setup import TrainingSetup
@@ -37,10 +28,10 @@ def write_model(setup: TrainingSetup, model: nn.Module, step: int, stage: Stagin
     """Write the EMA weights after a step, then the manifest, which marks the run as complete."""
     save_model(model, str(stage.path / WEIGHTS), {"format": "pt"})
     (stage.path / WEIGHTS).chmod(0o644)  # safetensors writes 0600
-    digests = file_digests(stage.path)
-    manifest = RunManifest(
-        segkit_version=__version__,
-        name=setup.recipe.name,
+    content_files.write_manifest(
+        stage.path,
+        setup.recipe,
+        model,
         command="train",
         arguments=setup.arguments,
         parents=(
@@ -49,13 +40,8 @@ def write_model(setup: TrainingSetup, model: nn.Module, step: int, stage: Stagin
         ),
         rates={data.name: data.weight for data in setup.datasets},
         steps=step,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
         encoder=recipe_encoding(setup.recipe).name,
-        files=digests,
-        digest=RunManifest.content_digest(digests),
-        logs=log_digests(stage.path),
     )
-    replace_bytes(stage.path / MANIFEST, manifest_text(manifest).encode())
 
 
 def publish(stage: Staging) -> Path:

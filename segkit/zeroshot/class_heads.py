@@ -9,25 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segkit import __version__
 from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import TextResidualClassifier
 from segkit.recipes.schema import Recipe
-from segkit.runs.content_files import write_inputs, write_tensors
+from segkit.runs.content_files import write_inputs, write_manifest, write_tensors
 from segkit.runs.import_checkpoint import set_class_head
 from segkit.runs.run import Run, check_readable
-from segkit.runs.run_manifest import (
-    METRICS,
-    WEIGHTS,
-    RunManifest,
-    file_digests,
-    log_digests,
-    require_no_interrupted_training,
-)
+from segkit.runs.run_manifest import METRICS, WEIGHTS, require_no_interrupted_training
 from segkit.shards.manifest import Parent
-from segkit.shards.manifest_file import manifest_text
-from segkit.shards.publish import MANIFEST, Staging, staging
+from segkit.shards.publish import Staging, staging
 from segkit.taxonomy import Taxonomy
 from segkit.text.embeddings import EmbeddingStore
 from segkit.zeroshot.bank import FeatureBank
@@ -218,22 +209,17 @@ def _write_run(
     metadata = run.encoding.to_metadata(run.encoder_digest)
     write_inputs(folder, recipe, taxonomies, rows, metadata)
     write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
-    files = file_digests(folder)
-    manifest = RunManifest(
-        segkit_version=__version__,
-        name=recipe.name,
+    write_manifest(
+        folder,
+        recipe,
+        model,
         command="zeroshot train",
         arguments=arguments,
         parents=parents,
         rates=run.manifest.rates,
         steps=run.manifest.steps,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
         encoder=run.encoding.name,
-        files=files,
-        digest=RunManifest.content_digest(files),
-        logs=log_digests(folder),
     )
-    (folder / MANIFEST).write_text(manifest_text(manifest), "utf-8")
 
 
 def _recipe(recipe: Recipe, model: DataSeg) -> Recipe:
