@@ -330,6 +330,8 @@ def _run(
         fail(error.report, source, option, time.perf_counter() - started, common.as_json)
     seconds = time.perf_counter() - started
     show(report, source, option, seconds, common.preview, common.as_json)
+    if dry_run and report.offenders and options.on_error == "fail":
+        raise typer.Exit(InputError.exit_code)
 
 
 def _images_option(arguments: dict[str, Any]) -> str:

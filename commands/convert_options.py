@@ -88,7 +88,11 @@ class CommonOptions:
     ] = OnError.fail
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Read and check everything, report, and write nothing."),
+        typer.Option(
+            "--dry-run",
+            help="Read and check everything, report, and write nothing; ends with the exit code of "
+            "the conversion: 2 if defects would fail it.",
+        ),
     ] = False
     shard_size: Annotated[
         str, typer.Option(help="Bytes of images at which a shard is closed, such as 96MiB.")

@@ -38,9 +38,9 @@ def segkit(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 
-def convert_json(*arguments: object) -> Any:
+def convert_json(*arguments: object, code: int = 0) -> Any:
     done = segkit("convert", *arguments, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return json.loads(done.stdout)
 
 

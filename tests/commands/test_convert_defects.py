@@ -109,7 +109,8 @@ def test_if_no_image_exists_the_folder_is_reported_as_wrong(tmp_path: Path) -> N
         "next: the same command without --dry-run, once the defects are mended or with "
         "--on-error skip",
     ]
-    assert convert_json(*arguments, "--dry-run")["images"]["dropped"] == {"missing-image": 3}
+    dry = convert_json(*arguments, "--dry-run", code=2)
+    assert dry["images"]["dropped"] == {"missing-image": 3}
     (tmp_path / "elsewhere" / "p1.jpg").rename(tmp_path / "images" / "p1.jpg")
     *_, last = segkit("convert", *arguments, "--out", tmp_path / "out").stderr.strip().splitlines()
     assert "(and 1 more defect); put the file there" in last
@@ -164,7 +165,7 @@ def test_a_conversion_that_fails_over_defects_still_prints_its_json(tmp_path: Pa
         (tmp_path / "images" / f"p{number}.jpg").unlink()
     arguments = (*panoptic_set(tmp_path), "--workers", 1)
     done = segkit("convert", *arguments, "--out", tmp_path / "out", "--json")
-    failed, dry = json.loads(done.stdout), convert_json(*arguments, "--dry-run")
+    failed, dry = json.loads(done.stdout), convert_json(*arguments, "--dry-run", code=2)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == f"error: {failed['error']}"
     assert (
@@ -202,7 +203,10 @@ def test_skip_and_dry_run_report_the_quarantined_records(tmp_path: Path) -> None
     coco_panoptic(tmp_path, 3)
     (tmp_path / "images" / "p1.jpg").unlink()
     arguments = panoptic_set(tmp_path)
-    dry = convert_json(*arguments, "--dry-run")
+    dry = convert_json(*arguments, "--dry-run", code=2)
+    assert dry == convert_json(*arguments, "--dry-run", "--on-error", "skip") | {
+        "seconds": dry["seconds"]
+    }, "only the exit code differs"
     assert dry["path"] is None
     assert [defect["code"] for defect in dry["defects"]] == ["missing-image"]
     result = convert_json(*arguments, "--out", tmp_path / "out", "--on-error", "skip")
