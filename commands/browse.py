@@ -8,6 +8,7 @@ import typer
 
 from segkit.errors import InputError
 from segkit.extras import require_extra
+from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import writable
 
 from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, print_line, table
@@ -17,7 +18,6 @@ from .scoring import parse_choice, reject_unused
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
 
-MIN_SCORE = 0.3
 LOCALHOST = "localhost"
 
 
@@ -29,7 +29,7 @@ def browse(
         help="Prediction shard set over the same images, in fields of its own; repeatable.",
     ),
     min_score: float = typer.Option(
-        MIN_SCORE, min=0, max=1, help="The App opens without instances of a lower score."
+        MIN_DRAWN_SCORE, min=0, max=1, help="The App opens without instances of a lower score."
     ),
     leaks: list[str] = typer.Option(
         [], "--leaks", metavar="SET", help="Tag images that this set contains too; repeatable."
@@ -76,7 +76,7 @@ def browse(
         ("--out", out is not None and not write_back, "--write-back"),
         ("--predictions", bool(predictions and write_back), browses),
         ("--leaks", bool(leaks and write_back), browses),
-        ("--min-score", min_score != MIN_SCORE and bool(write_back), browses),
+        ("--min-score", min_score != MIN_DRAWN_SCORE and bool(write_back), browses),
         ("--host", host != LOCALHOST and bool(write_back or not app), f"{browses} and with --app"),
     )
     if write_back:
@@ -84,7 +84,7 @@ def browse(
         return
     prediction_sets = _prediction_sets(predictions)
     kinds = {opened.manifest.kind for opened in (shards, *prediction_sets.values())}
-    unused = min_score != MIN_SCORE and DETECTIONS.isdisjoint(kinds)
+    unused = min_score != MIN_DRAWN_SCORE and DETECTIONS.isdisjoint(kinds)
     reject_unused(("--min-score", unused, "a set of instances, boxes or things"))
     with progress_bar(f"load {shards.path.parent.name}", len(shards)) as advance:
         result = dataset.load(

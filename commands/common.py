@@ -21,6 +21,7 @@ from rich.tree import Tree
 
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
+from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import is_remote, location
 from segkit.taxonomy import known_taxonomies
 from segkit.text.printable import printable
@@ -105,7 +106,9 @@ def note(text: str) -> None:
     print_line(f"note: {text}")
 
 
-def write_preview(shards: "ShardSet", enabled: bool, min_score: float = 0.3) -> str | None:
+def write_preview(
+    shards: "ShardSet", enabled: bool, min_score: float = MIN_DRAWN_SCORE
+) -> str | None:
     """Write the preview of a new version and say what it shows; a failure is a note.
 
     Returns:

@@ -161,8 +161,8 @@ def predict(
 
     # Everything that can be refused has been: these imports take seconds.
     from segkit.export.prediction_files import write_native
-    from segkit.images.draw import MIN_DRAWN_SCORE
     from segkit.inference.outputs import predict_files, predict_set, write_overlays
+    from segkit.sample import MIN_DRAWN_SCORE
 
     least = MIN_DRAWN_SCORE if overlay_score is None else overlay_score
     with folder_lock(out):

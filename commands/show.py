@@ -6,13 +6,13 @@ import typer
 
 from segkit.atomic import require_writable
 from segkit.errors import InputError, SegkitError
+from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import local_path
 
 from .common import IMAGES_ROOT_OPTION, JSON_OPTION, SET_HELP, emit, note, stdout
 from .scoring import reject_unused
 
 _GRID = 9
-_MIN_SCORE = 0.3
 
 
 def show(
@@ -34,7 +34,7 @@ def show(
         help="Draw these predictions on the right of each image.",
     ),
     min_score: float = typer.Option(
-        _MIN_SCORE,
+        MIN_DRAWN_SCORE,
         "--min-score",
         min=0,
         max=1,
@@ -70,7 +70,7 @@ def show(
     from segkit.report.preview import SCORED
 
     kinds = {data.manifest.kind for data in (shards, predicted) if data is not None}
-    unused = min_score != _MIN_SCORE and SCORED.isdisjoint(kinds)
+    unused = min_score != MIN_DRAWN_SCORE and SCORED.isdisjoint(kinds)
     reject_unused(("--min-score", unused, "a set of instances or boxes"))
     name = f"{shards.path.parent.name}-{shards.path.name}.png"
     file = Path(name) if out is None else out

@@ -7,6 +7,8 @@ Kind = Literal["thing", "stuff"]
 MaskSource = Literal["human", "derived", "pseudo", "prediction"]
 Box = tuple[float, float, float, float]
 """x, y, width, height in pixels."""
+MIN_DRAWN_SCORE = 0.3
+"""Instances with a lower score are not drawn: average precision needs them, a viewer does not."""
 
 
 @dataclass(frozen=True, slots=True)

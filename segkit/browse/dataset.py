@@ -18,7 +18,7 @@ from segkit.browse.media import image_file, media_root
 from segkit.cache import exclusive_lock
 from segkit.errors import InputError, SegkitError
 from segkit.metrics.prediction_ids import images_of_set
-from segkit.sample import Sample
+from segkit.sample import MIN_DRAWN_SCORE, Sample
 from segkit.shards.reader import ShardSet
 from segkit.stopping import cleanup_on_stop, signals_blocked
 
@@ -52,7 +52,7 @@ def load(
     predictions: Mapping[str, ShardSet] | None = None,
     *,
     name: str | None = None,
-    min_score: float = 0.3,
+    min_score: float = MIN_DRAWN_SCORE,
     leaks: Sequence[ShardSet] = (),
     advance: Callable[[], None] = lambda: None,
 ) -> LoadResult:

@@ -24,8 +24,6 @@ Part = tuple[slice, slice]
 """Rows and columns of a part of the picture."""
 MIN_HALO_SIDE = 240
 """Pixels; in smaller pictures, outlines are one thin line, because a halo hides small segments."""
-MIN_DRAWN_SCORE = 0.3
-"""Instances with a lower score are not drawn: average precision needs them, a viewer does not."""
 MIN_SIDE = 384
 """Smaller images are enlarged to about this many pixels: smooth contours, space for names."""
 MAX_SIDE = 4096

@@ -12,7 +12,7 @@ from segkit.atomic import new_directory
 from segkit.errors import InputError
 from segkit.file_names import safe_path
 from segkit.images.decode import decode_rgb
-from segkit.images.draw import MIN_DRAWN_SCORE, overlay
+from segkit.images.draw import overlay
 from segkit.inference.input_files import FileItems
 from segkit.inference.label_shards import (
     Counts,
@@ -28,7 +28,7 @@ from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig
 from segkit.runs.run import Run, read_run
-from segkit.sample import ImageRef, Sample
+from segkit.sample import MIN_DRAWN_SCORE, ImageRef, Sample
 from segkit.shards.header import Header
 from segkit.shards.manifest import Ledger, Task
 from segkit.shards.publish import staging

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from segkit import __version__
-from segkit.images.draw import MIN_DRAWN_SCORE
 from segkit.metrics.class_mapping import thing_classes
 from segkit.metrics.evaluate import EvalResult
 from segkit.metrics.output import evaluation_notes
@@ -19,6 +18,7 @@ from segkit.report.sections import (
     panoptic_sections,
     semantic_sections,
 )
+from segkit.sample import MIN_DRAWN_SCORE
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
 

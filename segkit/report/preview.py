@@ -9,11 +9,11 @@ import numpy as np
 from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.file_names import known_form
-from segkit.images.draw import MIN_DRAWN_SCORE, Picture, enlarged_overlay, save_png
+from segkit.images.draw import Picture, enlarged_overlay, save_png
 from segkit.images.picture_grid import Tile, fit_tile, picture_grid
 from segkit.metrics.prediction_ids import images_of_set
 from segkit.metrics.regions import require_image_size
-from segkit.sample import Sample, Segment
+from segkit.sample import MIN_DRAWN_SCORE, Sample, Segment
 from segkit.shards.manifest import SetKind
 from segkit.shards.reader import ShardSet
 
