@@ -21,10 +21,9 @@ from segkit.inference.label_shards import (
     label_shards,
     write_shards,
 )
-from segkit.inference.pipeline import Image, predict_images
+from segkit.inference.pipeline import Image, RunnableModel, predict_images
 from segkit.inference.postprocess import LabeledMask
 from segkit.inference.streams import THREADS, prefetch
-from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.recipes.schema import InferenceConfig
 from segkit.runs.run import Run, read_run
@@ -39,7 +38,7 @@ from segkit.workers.devices import Workers
 
 
 def predict_samples(
-    model: DataSeg,
+    model: RunnableModel,
     class_embeddings: ClassEmbeddings,
     taxonomy: Taxonomy,
     data: ShardSet,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +17,8 @@ from segkit.inference.mask2former import mask2former_masks
 from segkit.inference.postprocess import LabeledMask, penalize_seen, postprocess
 from segkit.inference.streams import batch_by_shape, prefetch, reorder
 from segkit.model.cell_classifier import cell_probability
-from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import ClassEmbeddings
-from segkit.recipes.schema import InferenceConfig
+from segkit.recipes.schema import InferenceConfig, ModelConfig
 from segkit.shards.manifest import Task
 
 Image = NDArray[np.uint8]
@@ -75,12 +74,25 @@ class ModelOutput(Generic[Record]):
         return replace(self, class_logits=logits[0], mask_logits=logits[1])
 
 
+class RunnableModel(Protocol):
+    """A `DataSeg`, or a wrapper that runs one."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The configuration of the model."""
+        ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model, see `DataSeg.forward`."""
+        ...
+
+
 Batch = list[tuple[int, ModelInput[Record]]]
 """Images of equal padded size, each with its index in the stream."""
 
 
 def predict_images(
-    model: DataSeg,
+    model: RunnableModel,
     class_embeddings: ClassEmbeddings,
     images: Iterable[Item],
     read: Callable[[Item], tuple[Record, Image]],
@@ -123,7 +135,7 @@ def predict_images(
 
 
 def infer(
-    model: DataSeg,
+    model: RunnableModel,
     class_embeddings: ClassEmbeddings,
     images: Iterable[Item],
     read: Callable[[Item], tuple[Record, Image]],
@@ -181,7 +193,7 @@ def load_batches(
 
 @torch.no_grad()
 def run_model(
-    model: DataSeg,
+    model: RunnableModel,
     class_embeddings: ClassEmbeddings,
     batch: Batch[Record],
     config: InferenceConfig,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -73,13 +73,14 @@ def _predict_parts(
     """Predict the parts of a set in turn, one in each process; yield all in the first process."""
     rows, world = rows_per_shard(len(data)), distributed.world_size()
     steady = SteadyModel(model, embeddings, task, config) if is_sharded(model) else None
-    shared = model if steady is None else cast(DataSeg, steady)
     for turn in range(0, len(data), rows * world):
         start = turn + rows * distributed.rank()
         part = range(start, min(start + rows, len(data)))
         samples = (data.sample(row) for row in part)
         predicted = list(
-            predict_samples(shared, embeddings, data.taxonomy, data, task, config, samples=samples)
+            predict_samples(
+                steady or model, embeddings, data.taxonomy, data, task, config, samples=samples
+            )
         )
         if steady is not None:
             steady.wait_for_others()
