@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from segkit import storage
 from segkit.errors import InputError
-from segkit.file_names import is_unsafe, known_form
+from segkit.file_names import is_unsafe
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.sources.drawn_source import DrawnSource
 from segkit.sources.file_format import reject_other_formats
@@ -70,12 +70,8 @@ class ImageFolder:
         return self._by_stem.get(stem(name))
 
     def by_name(self, name: str) -> str | None:
-        """Return the image with a path in another Unicode form, or the only one with its name."""
-        path = known_form(stem(name), self._by_stem)
-        if path is not None:
-            return self._by_stem[path]
-        last = known_form(stem(name).rpartition("/")[2], self._by_last_part)
-        return None if last is None else self._by_last_part[last]
+        """Return the only image with the name of a path, in any folder."""
+        return self._by_last_part.get(stem(name).rpartition("/")[2])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segkit import storage
-from segkit.file_names import is_unsafe, name_forms
+from segkit.file_names import is_unsafe
 from segkit.sources.external_sort import SpillFile
 from segkit.sources.source import ImageName, Record, Source
 
@@ -165,7 +165,7 @@ def _first_file(candidates: Iterable[str], size: Callable[[str], int | None]) ->
     for name in candidates:
         if is_unsafe(name):
             return None
-        if any(size(form) is not None for form in name_forms(name)):
+        if size(name) is not None:
             return name
     return None
 

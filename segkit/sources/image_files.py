@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segkit import file_names, storage
 from segkit.errors import InputError
-from segkit.file_names import UnsafeNameError, name_forms, require_utf8
+from segkit.file_names import UnsafeNameError, require_utf8
 from segkit.images.check import check_image
 from segkit.sources.ledger import ImageError
 from segkit.sources.provenance import note_file, note_missing
@@ -48,16 +48,15 @@ def resolve_inside(root: Path, name: str, *, record: str) -> Path:
 
 
 def find_image(root: Path, candidates: tuple[str, ...], *, record: str) -> Path:
-    """Return the first candidate under `root` that is a file, in whichever Unicode form.
+    """Return the first candidate under `root` that is a file.
 
     A single candidate in a store is returned unchecked: reading it will tell.
 
     Raises:
         ImageError: none exists (`missing-image`), or one is outside of `root` (`unsafe-path`).
     """
-    names = [form for name in candidates for form in name_forms(name)]
-    unchecked = len(names) == 1 and storage.is_remote(root)
-    for name in names:
+    unchecked = len(candidates) == 1 and storage.is_remote(root)
+    for name in candidates:
         path = resolve_inside(root, name, record=record)
         if unchecked or path.is_file():
             return path
@@ -71,7 +70,7 @@ def image_sizer(root: Path) -> Callable[[tuple[str, ...]], int]:
     size = storage.size_lookup(root)
 
     def image_bytes(candidates: tuple[str, ...]) -> int:
-        sizes = (size(form) for name in candidates for form in name_forms(name))
+        sizes = (size(name) for name in candidates)
         return next((count for count in sizes if count is not None), 0)
 
     return image_bytes
@@ -81,23 +80,23 @@ def read_source_file(path: Path, noun: str, *, record: str) -> bytes:
     """Read an image or a mask of a source.
 
     Args:
-        path: the file, whose name may be in another Unicode form.
+        path: the file.
         noun: "image" or "mask", as in the codes `missing-image` and `unreadable-mask`.
         record: the record that errors name.
 
     Raises:
         ImageError: `missing-<noun>` or `unreadable-<noun>`.
     """
-    for place in (path, *(path.with_name(form) for form in name_forms(path.name)[1:])):
-        note_file(place)
-        try:
-            return storage.read_bytes(place)
-        except FileNotFoundError:
-            note_missing(place)
-        except OSError as error:
-            message = f"cannot be read ({error.strerror})"
-            raise ImageError(f"unreadable-{noun}", message, file=path, record=record) from error
-    raise ImageError(f"missing-{noun}", f"no such {noun}", file=path, record=record)
+    note_file(path)
+    try:
+        return storage.read_bytes(path)
+    except FileNotFoundError:
+        note_missing(path)
+        message = f"no such {noun}"
+        raise ImageError(f"missing-{noun}", message, file=path, record=record) from None
+    except OSError as error:
+        message = f"cannot be read ({error.strerror})"
+        raise ImageError(f"unreadable-{noun}", message, file=path, record=record) from error
 
 
 def read_picture(path: Path, *, record: str) -> Picture:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
-from segkit.file_names import known_form
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.masks import rle
 from segkit.sample import Segment
@@ -181,9 +180,8 @@ class Pairing:
 def pair_masks(images: Path, masks: Path) -> Pairing:
     """Pair the images of a folder with their masks.
 
-    A mask has the relative path of its image, except for the extension; otherwise it has this path
-    in another Unicode form or is the only mask with the file name of the image, if it can be the
-    mask of no other image.
+    A mask has the relative path of its image, except for the extension; otherwise it is the only
+    mask with the file name of the image, if it can be the mask of no other image.
 
     Raises:
         InputError: a folder does not exist or contains no image or mask.
@@ -198,9 +196,7 @@ def pair_masks(images: Path, masks: Path) -> Pairing:
     possible = []
     for image in image_names:
         key = image.rsplit(".", 1)[0]
-        form = known_form(key, by_path)
-        last = known_form(Path(image).stem, by_name)
-        fallback = by_path[form] if form else by_name[last] or None if last else None
+        fallback = by_name.get(Path(image).stem) or None
         possible.append(PossibleFiles(key, key, by_path.get(key), fallback))
     matches = dict(zip(image_names, match_files(possible), strict=True))
     pairs = tuple((image, match.file or "") for image, match in matches.items())

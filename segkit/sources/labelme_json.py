@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from segkit import parse
 from segkit.errors import InputError, first_line
-from segkit.file_names import known_form
 from segkit.sources import drawn_shapes
 from segkit.sources.annotation_files import (
     AnnotationFiles,
@@ -219,7 +218,7 @@ def _possible_files(
 ) -> PossibleFiles:
     """The images that a JSON file can have: the one that it names, or else that with its name."""
     by_path = paths.target if paths.target in images else folder.by_path(name)
-    named = next(filter(None, (known_form(path, images) for path in paths.possible)), None)
+    named = next((path for path in paths.possible if path in images), None)
     return PossibleFiles(stem(name), paths.target, by_path, named or folder.by_name(name))
 
 

@@ -13,7 +13,6 @@ from xml.etree.ElementTree import Element
 
 from segkit import parse
 from segkit.errors import InputError
-from segkit.file_names import known_form
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.sources import drawn_shapes
 from segkit.sources.annotation_files import (
@@ -283,14 +282,12 @@ def _read_list(path: Path, files: Iterable[str]) -> tuple[frozenset[str], list[s
 def _without_extension(line: str, known: set[str]) -> str:
     """A name as `_keys` has it: without the extension of an image or an XML file."""
     extensions = {*IMAGE_EXTENSIONS, ".xml"}
-    is_name = known_form(line, known) is not None
-    has_extension = not is_name and PurePosixPath(line).suffix.lower() in extensions
-    name = stem(line) if has_extension else line
-    return known_form(name, known) or name
+    has_extension = line not in known and PurePosixPath(line).suffix.lower() in extensions
+    return stem(line) if has_extension else line
 
 
 def _is_listed(name: str, chosen: frozenset[str]) -> bool:
-    return any(known_form(key, chosen) is not None for key in _keys(name))
+    return not chosen.isdisjoint(_keys(name))
 
 
 def _keys(name: str) -> tuple[str, str]:
