@@ -249,7 +249,9 @@ class DrawnSource:
         category = self._category(annotation.label)
         if category is not None:
             return {category.id}
-        return set() if annotation.has_class else set(self.taxonomy.by_id)
+        label = annotation.label
+        is_named = isinstance(label, int) or plain_text(label) != ""
+        return set() if annotation.has_class and is_named else set(self.taxonomy.by_id)
 
     def _class_name(self, label: int | str) -> str:
         category = self._category(label)

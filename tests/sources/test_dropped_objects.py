@@ -88,6 +88,8 @@ def voc_objects(root: Path, *damaged: str) -> Source:
 
 BUILDERS = [coco, coco_repeated, yolo_rows, cvat_shapes, labelme_shapes, label_studio_regions]
 BUILDERS += [voc_objects]
+UNNAMED = [labelme_shapes, voc_objects]
+"""Their unknown class is none at all."""
 SHAPELESS = [cvat_shapes, labelme_shapes, label_studio_regions]
 
 
@@ -108,7 +110,8 @@ def void(data: ShardSet) -> np.ndarray:
 def test_the_class_of_a_dropped_object_is_not_exhaustive(
     tmp_path: Path, build: Callable[..., Source]
 ) -> None:
-    data = converted(tmp_path, build(tmp_path, "known", "unknown"))
+    dropped = ["known"] if build in UNNAMED else ["known", "unknown"]
+    data = converted(tmp_path, build(tmp_path, *dropped))
     sample = data.sample(0)
     (segment,) = sample.segments
     assert (sample.annotated, sample.exhaustive) == (None, False)
@@ -124,7 +127,7 @@ def test_the_class_of_a_dropped_object_is_not_exhaustive(
     ("build", "dropped"),
     [
         *((build, ()) for build in BUILDERS),
-        *((build, ("unknown",)) for build in BUILDERS),
+        *((build, ("unknown",)) for build in BUILDERS if build not in UNNAMED),
         *((build, ("no object",)) for build in SHAPELESS),
     ],
 )
@@ -136,6 +139,16 @@ def test_classes_that_lose_no_object_stay_exhaustive(
     assert (len(sample.segments), sample.exhaustive, sample.not_exhaustive) == (1, True, ())
     assert "not-exhaustive" not in data.manifest.ledger.images.warnings
     assert not void(data).all()
+
+
+@pytest.mark.parametrize("build", UNNAMED)
+def test_an_object_without_a_class_may_be_of_any(
+    tmp_path: Path, build: Callable[..., Source]
+) -> None:
+    data = converted(tmp_path, build(tmp_path, "unknown"))
+    sample = data.sample(0)
+    assert (len(sample.segments), sample.exhaustive) == (1, False)
+    assert sample.not_exhaustive == tuple(sorted(data.taxonomy.by_id))
 
 
 @pytest.mark.parametrize("word", ["-1", "x", "0.5", "0,0.5,0.5,0.2,0.2"])
