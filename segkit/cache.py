@@ -55,21 +55,33 @@ def try_lock(file: Path, place: object) -> IO[bytes]:
         SegkitError: another process holds the lock.
     """
     try:
-        while True:
-            opened = _open(file)
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                opened.close()
-                message = f"{place}: another process is writing here"
-                raise SegkitError(message, hint="wait until it ends") from None
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
-                    return opened
-            opened.close()  # its holder has just removed the file: take the lock of a new one
+        opened = _try_lock(file)
     except OSError as error:
         message = f"cannot be written to ({error.strerror})"
         raise InputError(message, file=place, hint="choose another directory") from error
+    if opened is None:
+        message = f"{place}: another process is writing here"
+        raise SegkitError(message, hint="wait until it ends")
+    return opened
+
+
+def _try_lock(file: Path) -> IO[bytes] | None:
+    """The lock file, open and locked; None if another process holds its lock."""
+    opened = _open(file)
+    while True:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            opened.close()
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+                return opened
+        opened.close()  # its holder has just removed the file: take the lock of a new one
+        try:
+            opened = _open(file)
+        except FileNotFoundError:  # and the folder as well
+            return None
 
 
 def _open(file: Path) -> IO[bytes]:

@@ -1,4 +1,5 @@
 import fcntl
+import shutil
 from pathlib import Path
 from typing import IO
 
@@ -53,3 +54,16 @@ def test_a_lock_that_cannot_be_opened_names_the_place(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
     with pytest.raises(InputError, match=r"set: cannot be written to \(Is a directory\)"):
         try_lock(tmp_path / "lock", "set")
+
+
+def test_a_lock_whose_folder_was_removed_is_held_by_another_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "folder" / "lock"
+    with pytest.raises(InputError, match="No such file or directory"):
+        try_lock(file, "set")
+    file.parent.mkdir()
+    monkeypatch.setattr(fcntl, "flock", lambda *_: shutil.rmtree(file.parent))
+    with pytest.raises(SegkitError, match="another process is writing here") as error:
+        try_lock(file, "set")
+    assert not isinstance(error.value, InputError)
