@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from segkit import __version__, parse
 from segkit.errors import InputError
+from segkit.runs.open_run import run_folder
 from segkit.runs.run_manifest import RunManifest, read_run_manifest
 from segkit.shards.check_manifest import check_parents
 from segkit.shards.consistency import Violation
@@ -212,7 +213,7 @@ def bank_run(folder: Path, manifest: BankManifest, checkpoint: str | None = None
     recorded = manifest.parents[0]
     hint = "give the run that the bank was collected with as --checkpoint"
     try:
-        path = parent_path(folder, recorded.path) if checkpoint is None else resolve(checkpoint)
+        path = parent_path(folder, recorded.path) if checkpoint is None else run_folder(checkpoint)
         digest = read_run_manifest(path).digest
     except InputError as error:
         raise InputError(

@@ -150,6 +150,11 @@ def test_the_manifest_fits_its_schema_and_names_its_parents(
     assert described["type"] == "bank"
     assert [parent["found"] for parent in described["parents"]] == [True, True]
     assert bank_run(bank_path, manifest) == run.path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(run.path.parents[1]))
+        assert bank_run(bank_path, manifest, f"~/{run.path.parent.name}") == run.path
+    with pytest.raises(InputError, match="a SAM is not a run"):
+        bank_run(bank_path, manifest, "sam:facebook/sam-vit-base")
 
 
 def test_a_run_or_set_of_another_split_is_refused(
