@@ -35,7 +35,8 @@ from segkit.training.preflight import (
 )
 from segkit.workers.devices import check_device
 
-WeightedSets = StrPath | Sequence[StrPath | tuple[StrPath, float]]
+WeightedSet = StrPath | tuple[StrPath, float]
+WeightedSets = WeightedSet | Sequence[WeightedSet]
 """A shard set (`DIR` or `DIR@v2`), or several, each with or without a sampling weight."""
 
 
@@ -129,8 +130,10 @@ class TrainingSetup:
 
 def weighted_sets(data: WeightedSets) -> list[tuple[str, float]]:
     """The name of each shard set and its sampling weight, which is 1 where none is given."""
-    items = data if isinstance(data, Iterable) and not isinstance(data, str) else [data]
-    return [_weighted(item) for item in items]
+    is_pair = isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], int | float)
+    if is_pair or isinstance(data, str) or not isinstance(data, Iterable):
+        return [_weighted(data)]
+    return [_weighted(item) for item in data]
 
 
 def _weighted(item: Any) -> tuple[str, float]:

@@ -22,7 +22,7 @@ from segkit.training.preflight import (
     name_sets,
 )
 from segkit.training.run_plan import plan_training
-from segkit.training.setup import open_datasets, resolve_pixel_statistics
+from segkit.training.setup import open_datasets, resolve_pixel_statistics, weighted_sets
 from segkit.training.train import train
 from tests.training.toy import TAXONOMY, write_toy_set
 
@@ -200,3 +200,10 @@ def test_a_run_records_what_its_mask_policies_drop(
     assert counts["box"] == {"classes": 1, "segments": cats, "masks": cats}
     assert counts["mask"]["masks"] == len(segments) - cats
     assert load_recipe(run / "recipe.toml").data.mask_policy == {"toy:cat": "box"}
+
+
+def test_weights_are_1_unless_given_with_a_set() -> None:
+    assert weighted_sets("a") == weighted_sets(Path("a")) == weighted_sets(["a"]) == [("a", 1.0)]
+    assert weighted_sets(("a", 2.0)) == weighted_sets([(Path("a"), 2)]) == [("a", 2.0)]
+    assert weighted_sets(("a", "b")) == [("a", 1.0), ("b", 1.0)]
+    assert weighted_sets([("a", 2.0), "b"]) == [("a", 2.0), ("b", 1.0)]
