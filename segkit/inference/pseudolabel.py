@@ -93,12 +93,14 @@ def pseudolabel(
 
     Raises:
         InputError: a set that holds labels only, or classes that the teacher cannot serve.
-        ValueError: workers without `spec`.
+        ValueError: workers without `spec`, or a name beside it.
     """
     data = data if isinstance(data, ShardSet) else ShardSet.open(data)
     data.require_images()
     if isinstance(teacher, str | os.PathLike):
-        spec = spec or TeacherSpec(path_text(teacher), strategy)
+        if spec is not None:
+            raise ValueError("the name of a teacher and a spec: give one of them")
+        spec = TeacherSpec(path_text(teacher), strategy)
         teacher = spec.on(workers.caller_device).open()
     open_label: Callable[[str], Label] | None = None
     if not workers.in_process:
