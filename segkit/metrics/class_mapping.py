@@ -99,7 +99,7 @@ class ClassMap:
         """The sample in the target's classes, without the segments of unmapped ones.
 
         A class of stuff is one region of an image: the segments of several source classes that map
-        to it become one.
+        to it become one, and their crowds another.
         """
         mapped = []
         for segment in sample.segments:

@@ -30,5 +30,6 @@ split.py           parts of a set
 zero_shot_split.py seen and unseen parts of a set
 prune.py           delete old versions that nothing refers to
 relabel.py         a set in another taxonomy
+join_segments.py   segments that are one region in other classes
 leakage.py         images that two sets share
 """
