@@ -149,7 +149,7 @@ def test_a_run_predicts_the_images_and_missing_ones_are_reported(tmp_path, monke
         assert (checkpoint, settings) == (run, ["inference.batch_size=2"])
         return SimpleNamespace(missing_words=lambda taxonomy: [], encoding=SHIPPED, recipe=Recipe())
 
-    def predict_set(run, data, task, out, *, workers, on_images, on_resume):
+    def predict_set(run, data, task, out, *, workers, force, on_images, on_resume):
         """A perfect model: predicts the ground truth of the set."""
         assert [data.image(s).shape for s in data.samples()] == [(40, 50, 3)]
         return shard_set(out, list(data.samples()), data.taxonomy, "instance")

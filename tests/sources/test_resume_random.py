@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkit.shards import sidecar
+from segkit import atomic
 from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
 from segkit.sources import engine
@@ -103,7 +103,7 @@ def random_options(rng: random.Random) -> ConvertOptions:
 
 def cut_short(rng: random.Random, act: Callable[[], Any]) -> None:
     """Run a conversion that stops at a random step of a random shard, if it does not fail."""
-    steps = [(engine.shards, "write_sidecar"), (sidecar, "sync"), (engine.shards, "sync")]
+    steps = [(engine.shards, "write_sidecar"), (atomic, "sync"), (engine.shards, "sync")]
     module, name = rng.choice([*steps, (engine, "write_quarantine"), (engine, "finish")])
     step, left = getattr(module, name), rng.randrange(14)
 
