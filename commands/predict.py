@@ -58,10 +58,10 @@ def predict(
     vocabulary: str | None = typer.Option(
         None,
         "--vocabulary",
-        metavar="NAME|FILE",
+        metavar="NAME|FILE|SET",
         autocompletion=complete_vocabulary,
-        help="Classes to predict: a name of `segkit vocabulary list`, a taxonomy in JSON, or a "
-        "text file with one class name a line.",
+        help="Classes to predict: a name of `segkit vocabulary list`, a taxonomy in JSON, a text "
+        "file with one class name a line, or a shard set, whose classes are taken.",
     ),
     classes: str | None = typer.Option(
         None,

@@ -1,14 +1,10 @@
 """`segkit relabel`: map a shard set to another taxonomy."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import typer
 
-from segkit import parse
-from segkit.errors import InputError
 from segkit.storage import writable
-from segkit.taxonomy import Taxonomy, known_taxonomies, load_taxonomy, normalize
 
 from .common import (
     FORCE_OPTION,
@@ -55,9 +51,10 @@ def relabel(
     from segkit.shards.reader import ShardSet
     from segkit.shards.relabel import read_table
     from segkit.shards.relabel import relabel as write_relabeled
+    from segkit.sources.vocabulary_file import open_vocabulary
 
     data = ShardSet.open(spec)
-    new = _open_taxonomy(taxonomy, data.taxonomy)
+    new = open_vocabulary(taxonomy, data.taxonomy)
     class_map = read_table(mapping, data.taxonomy, new)
     arguments = {"set": spec, "taxonomy": taxonomy, "map": str(mapping), "out": str(out)}
     options = {"verify_images": verify_images, "force": force}
@@ -81,37 +78,3 @@ def relabel(
     columns = ("class before", "segments", "kept", "dropped")
     summary = table(str(relabeled.path), columns, rows)
     emit(result, schema="segkit.relabel/1", as_json=as_json, tables=[summary])
-
-
-def _open_taxonomy(name: str, before: Taxonomy) -> Taxonomy:
-    """The classes that `--taxonomy` names; `before` are those of the set.
-
-    Raises:
-        InputError: neither a vocabulary nor a file or set of classes.
-    """
-    from segkit.shards.publish import parse_spec
-    from segkit.shards.reader import ShardSet
-    from segkit.sources.vocabulary_file import open_vocabulary
-
-    if name in known_taxonomies():
-        return load_taxonomy(name)
-    if not parse.exists(name):
-        if parse_spec(name)[0].is_dir():
-            return ShardSet.open(name).taxonomy
-        known = ", ".join(known_taxonomies())
-        hint = f"give a JSON file, a text file with a class a line, a shard set, or one of: {known}"
-        raise InputError(f"unknown vocabulary {name!r}", hint=hint)
-    if parse.read_text(Path(name)).lstrip().startswith("{"):
-        return load_taxonomy(name)
-    return _with_kinds_of(before, open_vocabulary(name))
-
-
-def _with_kinds_of(before: Taxonomy, names: Taxonomy) -> Taxonomy:
-    """Classes of a list of names, each a thing or stuff as in a set, or as all of its classes."""
-    kinds = {normalize(category.name): category.kind for category in before.categories}
-    common = set(kinds.values())
-    default = common.pop() if len(common) == 1 else None
-    categories = (
-        replace(c, kind=kinds.get(normalize(c.name)) or default or c.kind) for c in names.categories
-    )
-    return Taxonomy(names.name, tuple(categories))

@@ -3,19 +3,14 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from segkit import parse
 from segkit.errors import InputError
-from segkit.storage import is_remote
 from segkit.taxonomy import Category, known_taxonomies, load_taxonomy, normalize
 
 from .common import JSON_OPTION, emit, note, plural, table
-
-if TYPE_CHECKING:
-    from segkit.shards.reader import ShardSet
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -108,13 +103,13 @@ def encode(
     Example: segkit vocabulary encode coco-panoptic-133 --encoder clip:ViT-L-14/openai --templates
     imagenet
     """
-    from segkit.sources.vocabulary_file import open_vocabulary
+    from segkit.sources.vocabulary_file import open_vocabulary, set_named
     from segkit.text.embeddings import EmbeddingStore, words_of
     from segkit.text.encoding import Encoding
     from segkit.text.indistinct import indistinct_notes
 
     known = known_taxonomies()
-    sets = {name: shards for name in names or () if (shards := _shard_set(name)) is not None}
+    sets = {name: shards for name in names or () if (shards := set_named(name)) is not None}
     words = [name for name in names or () if name not in known and name not in sets]
     _note_misspelled(words, known)
     for word in words:
@@ -151,20 +146,6 @@ def encode(
     if existing := len({normalize(word) for word in words}) - len(new):
         line += f", {existing} had an embedding"
     emit(result, schema="segkit.encode/1", as_json=as_json, tables=[f"{line}: {store.cache_file}"])
-
-
-def _shard_set(name: str) -> "ShardSet | None":
-    """The shard set that the name is the path of; None for the name of a class."""
-    from segkit.shards.publish import MANIFEST, parse_spec, versions
-    from segkit.shards.reader import ShardSet
-
-    directory, _ = parse_spec(name)
-    try:
-        is_local = name.strip() and (versions(directory) or (directory / MANIFEST).is_file())
-        is_set = is_remote(directory) or bool(is_local)
-    except (InputError, OSError, ValueError):  # a name that no folder can have
-        return None
-    return ShardSet.open(name) if is_set else None
 
 
 def _note_misspelled(words: Sequence[str], known: Sequence[str]) -> None:

@@ -140,7 +140,8 @@ def selftrain(
 
     Args:
         recipe: a shipped recipe's name or a TOML file; must train box prompts.
-        data: a set with masks, or several; `(SET, WEIGHT)` gives a sampling weight other than 1.
+        data: a set with masks, or several; `(SET, WEIGHT)` or `{SET: WEIGHT}` gives a sampling
+            weight other than 1.
         boxes: the set whose boxes have no masks, or `(SET, WEIGHT)`.
         out: folder of the rounds.
         rounds: maximum number of rounds after the first teacher.

@@ -1,6 +1,6 @@
 """TrainingSetup: open the data sets of a training run and resolve what its recipe leaves open."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,9 @@ from segkit.training.preflight import (
 from segkit.workers.devices import check_device
 
 WeightedSet = StrPath | tuple[StrPath, float]
-WeightedSets = WeightedSet | Sequence[WeightedSet]
-"""A shard set (`DIR` or `DIR@v2`), or several, each with or without a sampling weight."""
+WeightedSets = WeightedSet | Sequence[WeightedSet] | Mapping[str, float]
+"""A shard set (`DIR` or `DIR@v2`), or several, each with or without a sampling weight, or a
+mapping of sets to weights."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def weighted_sets(data: WeightedSets) -> list[tuple[str, float]]:
     is_pair = isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], int | float)
     if is_pair or isinstance(data, str) or not isinstance(data, Iterable):
         return [_weighted(data)]
-    return [_weighted(item) for item in data]
+    return [_weighted(item) for item in (data.items() if isinstance(data, Mapping) else data)]
 
 
 def _weighted(item: Any) -> tuple[str, float]:

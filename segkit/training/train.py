@@ -57,8 +57,8 @@ def train(
 
     Args:
         recipe: a shipped recipe's name or a TOML file.
-        data: a shard set (`DIR` or `DIR@v2`), or several; `(SET, WEIGHT)` gives a sampling weight
-            other than 1.
+        data: a shard set (`DIR` or `DIR@v2`), or several; `(SET, WEIGHT)` or `{SET: WEIGHT}` gives
+            a sampling weight other than 1.
         out: directory of the run's versions.
         eval_data: shard set, or several, on which the EMA weights are evaluated at intervals and at
             the end.

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from segkit.errors import InputError
+from segkit.shards.reader import ShardSet
 from segkit.sources.labels_file import write_labels
 from segkit.sources.vocabulary_file import open_vocabulary
 from segkit.taxonomy import Category
@@ -58,3 +59,8 @@ def test_what_names_no_vocabulary_is_refused(tmp_path: Path) -> None:
         open_vocabulary(str(tmp_path / "e.json"))
     with pytest.raises(InputError, match="unknown vocabulary 'coco-stuf'"):
         open_vocabulary("coco-stuf")
+
+
+def test_a_set_is_the_vocabulary_of_its_classes(toy_set: ShardSet) -> None:
+    folder = toy_set.path.parent
+    assert open_vocabulary(str(folder)) == open_vocabulary(f"{folder}@v1") == toy_set.taxonomy

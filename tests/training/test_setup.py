@@ -206,4 +206,5 @@ def test_weights_are_1_unless_given_with_a_set() -> None:
     assert weighted_sets("a") == weighted_sets(Path("a")) == weighted_sets(["a"]) == [("a", 1.0)]
     assert weighted_sets(("a", 2.0)) == weighted_sets([(Path("a"), 2)]) == [("a", 2.0)]
     assert weighted_sets(("a", "b")) == [("a", 1.0), ("b", 1.0)]
+    assert weighted_sets({"a": 2.0, "b": 1.0}) == [("a", 2.0), ("b", 1.0)]
     assert weighted_sets([("a", 2.0), "b"]) == [("a", 2.0), ("b", 1.0)]
