@@ -10,10 +10,11 @@ import typer
 from segkit.storage import writable_local
 
 from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, table
-from .progress import Advance, progress_bar
+from .progress import progress_bar
 
 if TYPE_CHECKING:
     from segkit.export.destination import ExportReport
+    from segkit.progress import Advance
     from segkit.shards.reader import ShardSet
 
 app = typer.Typer(
@@ -271,7 +272,7 @@ def _export_yolo(
     _show(format_name, ", ".join(data), out, report, as_json)
 
 
-def _bar(sets: "Sequence[ShardSet]", images: bool) -> AbstractContextManager[Advance]:
+def _bar(sets: "Sequence[ShardSet]", images: bool) -> "AbstractContextManager[Advance]":
     """Progress of an export: its labels and, with --images, its image files."""
     name, total = sets[0].path.parent.name, sum(map(len, sets))
     if images:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, Protocol
+from typing import Any
 
 import typer
 from rich.progress import (
@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from segkit.progress import Advance
 from segkit.text.printable import printable
 
 from .common import print_line, stderr
@@ -58,19 +59,6 @@ def with_quiet(command: Callable[..., Any]) -> Callable[..., Any]:
 def is_quiet() -> bool:
     """Whether the running command was given --quiet."""
     return _quiet.get()
-
-
-class Advance(Protocol):
-    """Advances a display."""
-
-    def __call__(self, number: int = 1, /) -> None:
-        """Count items that were just done."""
-
-    def resume(self, number: int, /) -> None:
-        """Count items that an interrupted run had done; they are not part of the rate."""
-
-    def count_boxes(self, number: int, /) -> None:
-        """Count boxes of the items that are counted next, to show their rate as well."""
 
 
 class _Rate(ProgressColumn):

@@ -31,6 +31,7 @@ FLOORS = (
             "extras",
             "stopping",
             "malloc",
+            "progress",
             "atomic",
             "storage",
             "cache",

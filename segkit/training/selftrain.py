@@ -2,11 +2,10 @@
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from segkit.file_names import path_text
 from segkit.inference.calibrate import ScoredBoxes, fit_calibration, score_boxes
 from segkit.inference.pseudolabel import pseudolabel
 from segkit.inference.run_teacher import RunTeacher
+from segkit.progress import Progress, silent
 from segkit.recipes.schema import LossConfig
 from segkit.runs.calibrated_version import publish_calibrated
 from segkit.runs.open_run import load_run, read_run_files
@@ -49,39 +49,6 @@ _WITHOUT_ASSIST = tuple(
 """Overrides of a round without boxes that masks could assist."""
 
 
-class Advance(Protocol):
-    """Advances the display of a stage."""
-
-    def __call__(self, number: int = 1, /) -> None:
-        """Count parts that were just done."""
-
-    def resume(self, number: int, /) -> None:
-        """Count parts that an interrupted run had done, in no time."""
-
-    def count_boxes(self, number: int, /) -> None:
-        """Count boxes of the images that are counted next."""
-
-
-class _Silent:
-    def __call__(self, number: int = 1, /) -> None:
-        pass
-
-    def resume(self, number: int, /) -> None:
-        pass
-
-    def count_boxes(self, number: int, /) -> None:
-        pass
-
-
-class Progress(Protocol):
-    """Shows the stages."""
-
-    def __call__(
-        self, label: str, total: int, unit: str = "images", /
-    ) -> AbstractContextManager[Advance]:
-        """A context for a stage with a number of parts; yields what advances it."""
-
-
 @dataclass(frozen=True)
 class SelfTraining:
     """The rounds of a self-training; round 0 is the first teacher."""
@@ -104,11 +71,6 @@ class SelfTraining:
         return self.best < len(self.rounds) - 1
 
 
-@contextmanager
-def _silent(label: str, total: int, unit: str = "images", /) -> Iterator[Advance]:
-    yield _Silent()
-
-
 def selftrain(
     recipe: StrPath,
     data: WeightedSets,
@@ -124,7 +86,7 @@ def selftrain(
     device: str = "auto",
     overrides: Sequence[str] = (),
     tta: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> SelfTraining:
     """Train a run on masks and boxes, label the boxes with it, train on the labels; repeat.
 

@@ -19,6 +19,7 @@ from jsonschema import Draft202012Validator
 from segkit.errors import InputError, Notice
 from segkit.inference import calibration_set
 from segkit.inference.calibrate import ScoredBoxes, fit_calibration
+from segkit.progress import Advance
 from segkit.recipes.load import load_recipe
 from segkit.runs.calibrated_version import publish_calibrated
 from segkit.runs.open_run import load_run
@@ -29,7 +30,7 @@ from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.training import selftrain as module
-from segkit.training.selftrain import Advance, SelfTraining, selftrain
+from segkit.training.selftrain import SelfTraining, selftrain
 from segkit.training.selftrain_plan import SelfTrainingPlan, plan_selftraining
 from segkit.training.selftrain_state import read_state, write_state
 from tests.commands.slips import assert_refused_before_torch

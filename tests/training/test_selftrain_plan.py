@@ -15,6 +15,7 @@ import pytest
 
 from segkit.errors import InputError, Notice, SegkitError
 from segkit.inference.calibrate import ScoredBoxes
+from segkit.progress import Advance, silent
 from segkit.recipes.load import load_recipe
 from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import read_run_manifest
@@ -125,14 +126,15 @@ def test_inputs_are_the_versions_at_the_start(
     )
 
     @contextmanager
-    def publish(label: str, total: int, unit: str = "images") -> Iterator[module.Advance]:
+    def publish(label: str, total: int, unit: str = "images") -> Iterator[Advance]:
         if label == "round 0: score":
             write_toy_set(home / "masks", name="masks", seeds=range(2))
             write_toy_set(home / "boxes", boxes_only=True, name="boxes", seeds=range(6, 8))
             write_toy_set(home / "apart", name="apart", seeds=range(12, 13))
             shutil.copytree("teacher/v1", "teacher/v2")
             (home / "tiny.toml").write_text("name = 'changed'\n")
-        yield module._Silent()
+        with silent(label, total) as advance:
+            yield advance
 
     options = {"held_out": "apart", "checkpoint": "teacher", "steps": None, "progress": publish}
     result = rounds(["masks"], **options)
