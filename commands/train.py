@@ -13,7 +13,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.tree import Tree
 
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 from segkit.extras import require_extra
 from segkit.storage import writable_local
 from segkit.text.printable import printable
@@ -229,9 +229,9 @@ def _notes(recipe: "Recipe", out: Path, resume: bool) -> list[str]:
 
 
 def parse_data(item: str) -> tuple[str, float]:
-    """Parse `SET` or `SET=WEIGHT`; the default weight is 1."""
+    """Parse `SET` or `SET=WEIGHT`; the default weight is 1. A set's own path may contain `=`."""
     spec, equals, weight = item.rpartition("=")
-    if not equals:
+    if not equals or "/" in weight or _is_set(item):
         return item, 1.0
     hint = "write SET or SET=WEIGHT, with a positive number"
     try:
@@ -242,6 +242,15 @@ def parse_data(item: str) -> tuple[str, float]:
     if not 0 < number < math.inf:
         raise InputError(f"invalid sampling weight {weight!r}", record="--data", hint=hint)
     return spec, number
+
+
+def _is_set(text: str) -> bool:
+    from segkit.shards.publish import parse_spec, versions
+
+    try:
+        return bool(versions(parse_spec(text)[0]))
+    except (SegkitError, OSError, ValueError):  # a name that no folder can have
+        return False
 
 
 class _Display:

@@ -22,7 +22,7 @@ from segkit.sources.ledger import AnnotationError, Defect, Tally
 from segkit.sources.source import ImageName, Record
 from segkit.storage import StrPath, location
 
-_EMPTY = re.compile(rb'null|""|\[\s*\]|\{\s*\}')
+_EMPTY = re.compile(rb'null|""|\[\s*(\[\s*\]\s*,?\s*)*\]|\{\s*\}')
 _MAX_COORDINATE = 1e9  # pixels; a larger one is a wrong number
 _Content = list[tuple[bytes, bool, str]]
 """Raw annotations, each with whether its id is repeated and its class name."""
@@ -169,6 +169,8 @@ class CocoInstances(CocoSource):
         mask_from = coco_fields.mask_source(annotation.mask_from)
         box, box_warning = _box(annotation, mask, width, height)
         area, area_warning = _area(annotation.area, mask, box, mask_from)
+        if area_warning == "area-mismatch" and self.boxes_only and _has_mask(annotation):
+            area_warning = None  # the area is that of the mask
         score, score_warning = coco_fields.score(annotation.score)
         for code in (*warnings, box_warning, area_warning, score_warning):
             if code is not None:
@@ -243,6 +245,10 @@ def segmentation_text(raw: bytes) -> str | None:
     if _EMPTY.fullmatch(text):
         return None
     return _read_polygons(text)[1] if text.startswith(b"[") else text.decode()
+
+
+def _has_mask(annotation: Annotation) -> bool:
+    return not _EMPTY.fullmatch(bytes(annotation.segmentation).strip())
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,8 @@ class CocoContents:
             self.orphans.add(index, raw)
             return
         self.by_image.add_annotation(place, raw)
-        self.masked |= bool(value.get("segmentation"))
+        shape = value.get("segmentation")
+        self.masked |= any(part != [] for part in shape) if isinstance(shape, list) else bool(shape)
         self._use_classes(value)
         annotation_id = value.get("id")
         if isinstance(annotation_id, int) and -_INT64 < annotation_id < _INT64:

@@ -204,8 +204,8 @@ class _Contents:
             self.names.add(child_text(entry, "name") or "")
             polygon = entry.find("polygon")
             self.polygons |= polygon is not None and len(polygon) > 0
-            corner = [child_text(entry, f"bndbox/{key}") or "" for key in ("xmin", "ymin")]
-            self.zeros += any(text.rstrip("0").rstrip(".") in ("", "-") and text for text in corner)
+            corner = (child_text(entry, f"bndbox/{key}") for key in ("xmin", "ymin"))
+            self.zeros += any(map(_is_zero, corner))
 
     def notes(self, zero_based: bool) -> tuple[str, ...]:
         """Return what the user must know."""
@@ -216,6 +216,13 @@ class _Contents:
             "as VOC does: give `segkit convert voc-boxes --zero-based`, or all boxes are shifted "
             "by a pixel",
         )
+
+
+def _is_zero(text: str | None) -> bool:
+    try:
+        return text is not None and float(text) == 0
+    except ValueError:
+        return False
 
 
 def _parse(data: bytes) -> Element:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from segkit.commands import app as program
 from segkit.commands.app import app
+from segkit.commands.train import parse_data
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from tests.commands.slips import assert_refused_before_torch
@@ -238,3 +239,14 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     err = capsys.readouterr().err
     assert caught.value.code == 2 and message in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_the_path_of_a_set_may_hold_an_equals_sign(
+    toy: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1").symlink_to(toy.path.parent)
+    assert parse_data("lr=0.1") == ("lr=0.1", 1)
+    assert parse_data("lr=0.1=3") == ("lr=0.1", 3)
+    assert parse_data("date=2024-01-01/set@v2") == ("date=2024-01-01/set@v2", 1)
+    assert parse_data("toy=0.5") == ("toy", 0.5)

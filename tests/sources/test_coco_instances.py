@@ -99,7 +99,7 @@ def test_both_run_length_encodings_with_holes_are_unchanged(tmp_path: Path, crow
         assert segment.area == mask.sum()
 
 
-@pytest.mark.parametrize("nothing", [{}, {"segmentation": None}, {"segmentation": []}])
+@pytest.mark.parametrize("nothing", [{}, *({"segmentation": s} for s in (None, [], [[], []]))])
 def test_an_annotation_without_a_mask_is_a_box(tmp_path: Path, nothing: dict[str, Any]) -> None:
     root = tmp_path
     source = open_coco_instances(coco_instances(root, [{"bbox": BOX, **nothing}]), root / "images")
@@ -151,17 +151,17 @@ def test_a_file_without_annotations_goes_with_masks_as_negative_images(tmp_path:
 
 
 def test_boxes_only_leaves_masks_out_and_needs_none(tmp_path: Path) -> None:
-    path = coco_instances(
-        tmp_path, [{"segmentation": SQUARE, "bbox": BOX}, {"segmentation": SQUARE}, {"bbox": BOX}]
-    )
+    masked = [{"segmentation": SQUARE, "bbox": BOX, "area": 3.0}, {"segmentation": SQUARE}]
+    path = coco_instances(tmp_path, [*masked, {"bbox": BOX, "area": 3.0}])
     source = open_coco_instances(path, tmp_path / "images", boxes_only=True)
     assert source.kind == "boxes"
     segments = samples(source)[0].segments
-    assert [s.mask for s in segments] == [None] * 3
+    assert [(s.mask, s.area) for s in segments] == [(None, 3), (None, 40), (None, 3)]
     assert segments[0].box == tuple(BOX)
     merged = coco.merge(coco.frPyObjects(SQUARE, HEIGHT, WIDTH))
     assert segments[1].box == tuple(coco.toBbox(merged))
-    assert dry_run(source).ledger.annotations.warnings == {"exact-duplicate": 1}
+    warnings = {"exact-duplicate": 1, "area-mismatch": 1}  # only the last has no mask of that area
+    assert dry_run(source).ledger.annotations.warnings == warnings
 
 
 def test_ids_may_be_text_zero_or_missing(tmp_path: Path) -> None:

@@ -60,6 +60,14 @@ def test_zero_based_boxes_are_noted(tmp_path: Path) -> None:
     assert [s.box for s in sample.segments] == [(0, 0, WIDTH, HEIGHT), (10, 6, 2, 3)]
 
 
+def test_every_way_to_write_zero_is_noted(tmp_path: Path) -> None:
+    write(tmp_path, "a", entry("part", 10, "-3", 12, 9), entry("part", "x", 0.5, 12, 9))
+    assert not opened(tmp_path).notes
+    zeros = ("0", "0.0", "-0", " 0.00 ", "0e0")
+    write(tmp_path, "b", *(entry("part", 3, zero, 9, 9) for zero in zeros))
+    assert opened(tmp_path).notes[0].startswith("5 boxes begin at 0")
+
+
 def test_flags_parts_and_what_is_not_kept(tmp_path: Path) -> None:
     flags = "<pose>Left</pose><truncated>1</truncated><occluded>1</occluded>"
     part = "<part><name>head</name>" + BOX.format(2, 2, 4, 4) + "</part>"
