@@ -203,14 +203,15 @@ def predict(
             with progress_bar("draw", len(predictions)) as advance:
                 folder = out / "overlays" / version
                 drawn = write_overlays(predictions, folder, min_score=least, on_image=advance)
-            folders["overlays"] = str(folder)
+            folders["overlays"] = str(folder.resolve())
             segments = predictions.manifest.statistics.segments
             if drawn < segments:
                 note(f"{segments} found, {drawn} of them with a score of {least:g} or more")
         if picture := write_preview(predictions, preview, least):
             folders["preview"] = picture
         if native:
-            folders["native"] = str(write_native(predictions, out / "native" / version, shards))
+            native_folder = write_native(predictions, out / "native" / version, shards)
+            folders["native"] = str(native_folder.resolve())
     _report(predictions, folders, tally, as_json)
 
 

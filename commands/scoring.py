@@ -162,9 +162,8 @@ def load_run_for(
     from segkit.text.indistinct import indistinct_notes
 
     run = load_run(checkpoint, device, settings)
-    store = EmbeddingStore(run.encoding)
-    store.add(run.missing_words(taxonomy))
-    for text in indistinct_notes(taxonomy.categories, store):
+    run.class_embeddings(taxonomy)
+    for text in indistinct_notes(taxonomy.categories, EmbeddingStore(run.encoding)):
         note(text)
     return run
 

@@ -47,16 +47,19 @@ def list_(as_json: bool = JSON_OPTION) -> None:
 
 @app.command()
 def show(
-    name: str = typer.Argument(help="A shipped vocabulary, or a taxonomy JSON file."),
+    name: str = typer.Argument(
+        metavar="NAME|FILE|SET", help="A shipped vocabulary, a file of classes, or a shard set."
+    ),
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Show the classes of a vocabulary: id, name, kind, words, and whether an embedding exists.
 
     Example: segkit vocabulary show coco-panoptic-133
     """
+    from segkit.sources.vocabulary_file import open_vocabulary
     from segkit.text.embeddings import EmbeddingStore
 
-    taxonomy = load_taxonomy(name)
+    taxonomy = open_vocabulary(name)
     embedded = EmbeddingStore().has_embeddings(taxonomy)
     rows = [
         (c.id, c.name, c.kind, ", ".join(c.words), "yes" if known else "no")

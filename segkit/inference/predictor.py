@@ -16,7 +16,6 @@ from segkit.inference.pipeline import Image, predict_images
 from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.predicted_masks import PredictedMask, PredictedMasks
 from segkit.masks.boxes import touches_image
-from segkit.model.text_classifier import ClassEmbeddings
 from segkit.runs.calibration import Calibration
 from segkit.runs.open_run import check_trained, load_run, no_box_prompts
 from segkit.runs.run import Run
@@ -24,7 +23,6 @@ from segkit.sample import Box
 from segkit.shards.manifest import Task
 from segkit.storage import StrPath
 from segkit.taxonomy import Category, Taxonomy
-from segkit.text.embeddings import EmbeddingStore
 from segkit.text.vocabulary import require_classes, taxonomy_from_names
 
 Classes = Taxonomy | Sequence[str] | None
@@ -93,7 +91,7 @@ class Predictor:
         if task == "instance" and all(category.kind == "stuff" for category in taxonomy.categories):
             hint = "add a thing, or use the task semantic or panoptic"
             raise InputError(f"no class is a thing: {', '.join(taxonomy.names[:5])}", hint=hint)
-        embeddings = self._class_embeddings(taxonomy)
+        embeddings = self.run.class_embeddings(taxonomy)
         predictions = predict_images(
             self.run.model,
             embeddings.mark_unseen(taxonomy, self.run.recipe.inference.unseen),
@@ -148,7 +146,7 @@ class Predictor:
         config, crop_size = self.run.recipe.inference, self.run.recipe.data.image_size
         (predictions,) = predict_box_masks(
             self.run.model,
-            self._class_embeddings(taxonomy),
+            self.run.class_embeddings(taxonomy),
             [prompts],
             config,
             crop_size=crop_size,
@@ -170,11 +168,6 @@ class Predictor:
         )
         warnings.warn(message, Notice, stacklevel=3)
         return None
-
-    def _class_embeddings(self, taxonomy: Taxonomy) -> ClassEmbeddings:
-        """The class embeddings, after encoding the names that are new."""
-        EmbeddingStore(self.run.encoding).add(self.run.missing_words(taxonomy))
-        return self.run.class_embeddings(taxonomy)
 
     def taxonomy(self, classes: Classes = None) -> Taxonomy:
         """The classes as a taxonomy; None: all that the run was trained with, each once.

@@ -61,11 +61,7 @@ class RunTeacher(Teacher):
         self.tta = tta
 
     def prepare(self, taxonomy: Taxonomy) -> None:
-        """Look up the class embeddings.
-
-        Raises:
-            InputError: a class without an embedding.
-        """
+        """Look up the class embeddings, which `Run.class_embeddings` encodes if need be."""
         self._class_embeddings = self.run.class_embeddings(taxonomy)
 
     def predict(self, prompts: Iterable[ImagePrompts]) -> Iterator[Sequence[BoxMask | None]]:

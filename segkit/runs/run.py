@@ -67,15 +67,16 @@ class Run:
         """The class embeddings of any taxonomy, on the model's device.
 
         Classes of the training data have the run's own embeddings, all others those stored on this
-        machine.
+        machine; names that have none yet are encoded first.
 
         Raises:
-            InputError: a class without an embedding, or stored embeddings whose text encoder has
-                other weights than the run's.
+            InputError: the text encoder is not installed, or has other weights than the run's.
+            SegkitError: its weights could not be fetched.
         """
         rows = self._trained_rows()
         if new := self._new_categories(taxonomy):
             store = EmbeddingStore(self.encoding)
+            store.add(store.missing_words(new))
             store.check_encoder(self.encoder_digest)
             embeddings = torch.from_numpy(store.embed(new))  # (N, D)
             rows |= {category.words: row for category, row in zip(new, embeddings, strict=True)}
@@ -84,10 +85,6 @@ class Run:
         else:
             text = torch.zeros((0, self.recipe.model.text_dim))
         return ClassEmbeddings.from_taxonomy(taxonomy, text).to(self.device)
-
-    def missing_words(self, taxonomy: Taxonomy) -> list[str]:
-        """The words to encode before `class_embeddings` can embed the taxonomy."""
-        return EmbeddingStore(self.encoding).missing_words(self._new_categories(taxonomy))
 
     def as_parent(self, destination: StrPath) -> Parent:
         """This run as a parent of any version under the directory `destination`."""

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from segkit.commands.app import app
 from segkit.errors import InputError
+from segkit.shards.reader import ShardSet
 from segkit.taxonomy import Taxonomy, known_taxonomies, load_taxonomy
 from segkit.text.embeddings import EmbeddingStore
 from tests.training.toy import write_toy_set
@@ -102,3 +103,11 @@ def test_encode_takes_the_names_of_a_set(tmp_path: Path, monkeypatch: pytest.Mon
         assert json.loads(outcome.stdout)["encoded"] == words
     outcome = CliRunner().invoke(app, ["vocabulary", "encode", "toy", "x" * 5000, "--json"])
     assert json.loads(outcome.stdout)["encoded"] == ["toy", "x" * 5000]
+
+
+def test_show_takes_what_predict_takes(toy: ShardSet, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\nsky\n")
+    lists = ((toy.path.parent, list(toy.taxonomy.names)), ("names.txt", ["cat", "sky"]))
+    for name, expected in lists:
+        shown = CliRunner().invoke(app, ["vocabulary", "show", str(tmp_path / name), "--json"])
+        assert [c["name"] for c in json.loads(shown.stdout)["categories"]] == expected

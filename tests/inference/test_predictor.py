@@ -17,6 +17,7 @@ from segkit.errors import InputError, Notice
 from segkit.inference.calibrate import fit_calibration
 from segkit.inference.outputs import predict_set
 from segkit.inference.predicted_masks import PredictedMask
+from segkit.inference.run_teacher import RunTeacher
 from segkit.masks.rle import decode
 from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig
 from segkit.sample import Segment
@@ -26,6 +27,7 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.taxonomy import Category, Taxonomy
 from segkit.text.embeddings import EmbeddingStore
+from segkit.text.vocabulary import taxonomy_from_names
 from tests.inference.test_calibrate import random_boxes
 from tests.training.toy import TAXONOMY
 
@@ -260,11 +262,16 @@ def test_an_image_file_is_predicted_like_its_pixels(
         predictor.predict(tmp_path / "text.png")
 
 
-def test_new_names_are_encoded_by_the_predictor(run: Path, toy_set: ShardSet) -> None:
-    loaded = segkit.load_run(run)
-    with no_encoder() as words, pytest.raises(InputError, match="a brand-new gadget"):
-        segkit.Predictor(loaded).predict(toy_set[0].image, ["a brand-new gadget"])
-    assert words == ["a brand-new gadget"]
+def test_new_names_are_encoded_whoever_asks_for_them(run: Path, toy_set: ShardSet) -> None:
+    loaded, gadget = segkit.load_run(run), taxonomy_from_names(["a brand-new gadget"])
+    for use in (
+        lambda: segkit.Predictor(loaded).predict(toy_set[0].image, gadget.names),
+        lambda: RunTeacher(loaded).prepare(gadget),
+        lambda: loaded.class_embeddings(gadget),
+    ):
+        with no_encoder() as words, pytest.raises(InputError, match="a brand-new gadget"):
+            use()
+        assert words == ["a brand-new gadget"]
 
 
 def test_predictions_can_be_drawn_and_handed_over(run: Path, toy_set: ShardSet) -> None:
