@@ -21,7 +21,8 @@ def shard(module: nn.Module, device: torch.device) -> None:
     build the optimizer afterwards.
 
     Every process must run the same blocks in the same order, and give the same parameters a
-    gradient.
+    gradient. Weights on another device move to `device` a block at a time, so that it never holds a
+    whole module.
 
     Raises:
         InputError: this torch cannot average gradients over CPUs.

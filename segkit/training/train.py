@@ -134,7 +134,6 @@ def _build_trainer(setup: TrainingSetup) -> Trainer:
     require_batch_statistics(model.train(), recipe.data)
     if recipe.model.init_from is not None:
         init_from(model, recipe.model.init_from, recipe_encoding(recipe))
-    model = model.to(setup.device)
     if recipe.training.activation_checkpointing:
         model.recompute_activations()
     if recipe.training.compile:

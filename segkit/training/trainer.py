@@ -81,8 +81,8 @@ class Trainer:
     """Trains a model; holds all that a checkpoint holds: model, EMA, optimizer, loss scale, step.
 
     Args:
-        model: on its device. With `training.parallel` = fsdp and several processes it is sharded in
-            place, and so is its EMA.
+        model: moved to the device of the setup; with `training.parallel` = fsdp and several
+            processes block by block, as it is sharded in place, and so is its EMA.
         criterion: SetCriterion, or another module of its signature.
         setup: recipe and data sets.
     """
@@ -90,12 +90,14 @@ class Trainer:
     def __init__(self, model: nn.Module, criterion: nn.Module, setup: TrainingSetup) -> None:
         self.setup, self.recipe = setup, setup.recipe
         self.model, self.criterion = model, criterion
-        self.device = next(model.parameters()).device
+        self.device = setup.device
         self.text = {data.name: data.embeddings.text.to(self.device) for data in setup.datasets}
         self.things = {data.name: data.embeddings.things.to(self.device) for data in setup.datasets}
         freeze_backbone(model, self.recipe.optimizer)
-        self.ema = ModelEma(model, self.recipe.optimizer.ema_decay)
         self.is_sharded = self.recipe.training.parallel == "fsdp" and distributed.world_size() > 1
+        if not self.is_sharded:  # a device might not hold a whole one
+            model.to(self.device)
+        self.ema = ModelEma(model, self.recipe.optimizer.ema_decay)
         if self.is_sharded:
             self._unsharded = copy.deepcopy(model).to("meta")  # without weights
             sharding.shard(model, self.device)

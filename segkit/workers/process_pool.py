@@ -77,6 +77,7 @@ def run_on_devices(
     Raises:
         WorkerDiedError: processes died again and again.
     """
+    _start_resource_tracker()  # before a queue starts it
     remaining, deaths = dict(enumerate(tasks)), 0
     while remaining:
         try:
