@@ -55,9 +55,9 @@ def calibrate(
     """
     from segkit.inference.calibration_set import check_calibration_set
     from segkit.runs.open_run import check_inference, run_folder
-    from segkit.runs.run_manifest import read_run_manifest, require_no_interrupted_training
+    from segkit.runs.run_manifest import read_run_manifest
     from segkit.shards.lineage import training_digests
-    from segkit.shards.publish import check_type
+    from segkit.shards.publish import check_staging
     from segkit.shards.reader import ShardSet
     from segkit.workers.devices import check_device
 
@@ -70,8 +70,7 @@ def calibrate(
     labeled.require_images()
     folder = run_folder(checkpoint)
     destination = folder.parent if out is None else out
-    check_type(writable(destination), "run")
-    require_no_interrupted_training(destination)
+    check_staging(writable(destination), "run")
     check_calibration_set(labeled)
     if labeled.manifest.digest in training_digests(folder):
         note(f"the run was trained with {data}, where its masks are better than elsewhere")

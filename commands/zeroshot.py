@@ -1,6 +1,5 @@
 """`segkit zeroshot`: collect a feature bank, and train a class head for unseen classes on it."""
 
-from functools import partial
 from pathlib import Path
 
 import typer
@@ -109,7 +108,7 @@ def train(
         written = write_head(
             run,
             content,
-            partial(bank_parent, folder, manifest),
+            bank_parent(folder, manifest, out),
             chosen,
             out,
             arguments,

@@ -21,7 +21,13 @@ from segkit.shards.publish import Staging, staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.shard import write_shard
 from segkit.shards.sidecar import DamagedShardError, Shard, read_shard
-from segkit.shards.writer import check_destination, finish, relocated, view_header
+from segkit.shards.writer import (
+    check_destination,
+    finish,
+    input_digests,
+    relocated,
+    view_header,
+)
 from segkit.workers.devices import Workers
 
 MIN_ROWS, MAX_ROWS, SHARDS = 32, 1024, 64
@@ -175,7 +181,8 @@ def label_shards(
     destination = storage.location(destination)
     check_destination(destination, (data,))
     fingerprint = {**fingerprint_of(header), "data": data.manifest.digest}
-    with staging(destination, fingerprint, resume=True) as stage:
+    inputs = input_digests((data,), header)
+    with staging(destination, fingerprint, inputs=inputs, resume=True) as stage:
         items = SetItems(data, stage.home)
         shards = write_shards(stage, items, open_label, workers, on_labeled, on_resume)
         notes = [shard.notes for shard in shards if shard is not None]

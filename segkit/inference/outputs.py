@@ -196,7 +196,7 @@ def predict_files(
     )
     items = FileItems.from_files(files, root)
     fingerprint = {**fingerprint_of(header), "files": items.state()}
-    with staging(out, fingerprint, resume=True) as stage:
+    with staging(out, fingerprint, inputs=[run.manifest.digest], resume=True) as stage:
         shards = write_shards(
             stage,
             items,

@@ -11,7 +11,6 @@ from segkit.runs.run_manifest import (
     CONTENT,
     RunManifest,
     file_digests,
-    require_no_interrupted_training,
     run_parent,
 )
 from segkit.shards.manifest_file import manifest_text
@@ -40,10 +39,11 @@ def publish_calibrated(
         SegkitError: another process is writing there, the disk is full, or a file of the run was
             damaged meanwhile.
     """
-    fingerprint = {"command": "calibrate", "run": run.manifest.digest, "data": data.manifest.digest}
+    inputs = [run.manifest.digest, data.manifest.digest]
     destination = run.path.parent if out is None else out
-    require_no_interrupted_training(destination)
-    with staging(destination, fingerprint, resume=False, content="run") as stage:
+    with staging(
+        destination, {"command": "calibrate"}, inputs=inputs, resume=False, content="run"
+    ) as stage:
         for name in CONTENT:
             shutil.copyfile(run.path / name, stage.path / name)
         text = calibration.model_dump_json(by_alias=True, indent=1)

@@ -29,7 +29,6 @@ from segkit.runs.run_manifest import (
     RECIPE,
     manifest_of,
     refuse_damage,
-    require_no_interrupted_training,
 )
 from segkit.shards.publish import staging, versions
 from segkit.storage import file_sha256
@@ -145,8 +144,7 @@ def _import(checkpoint: _Checkpoint, out: Path, text: TextConfig) -> Path:
     words = torch.from_numpy(np.stack(list(store.vectors().values())))  # (M, D)
     set_class_head(model, rows, head[order], head_bias[order], taxonomy, words)
     fingerprint = {"command": "import", "source": checkpoint.source, "digest": checkpoint.digest}
-    require_no_interrupted_training(out)
-    with staging(out, fingerprint, resume=False, content="run") as stage:
+    with staging(out, fingerprint, inputs=(), resume=False, content="run") as stage:
         _write(stage.path, model, recipe, taxonomy, rows, checkpoint, store)
         refuse_damage(stage.path, manifest_of(stage.path))
         load_recipe(stage.path / RECIPE)

@@ -37,17 +37,6 @@ def interrupted_training(out: str | Path) -> dict[str, Any] | None:
     return left if left is not None and left.get("command") == "train" else None
 
 
-def require_no_interrupted_training(out: str | Path) -> None:
-    """Raise InputError where a training was interrupted: to publish would delete its checkpoints.
-
-    Args:
-        out: directory of the runs that something else than training writes to.
-    """
-    if interrupted_training(out) is not None:
-        hint = "finish it with segkit train --resume, or give another --out"
-        raise InputError("holds an interrupted training", file=out, hint=hint)
-
-
 class RunManifest(BaseModel):
     """The manifest of a version of a training run."""
 

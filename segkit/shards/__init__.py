@@ -4,6 +4,7 @@ manifest.py        the manifest of a version
 manifest_file.py   the file of a manifest, with the digest of its content
 header.py          the part of a manifest that a command gives
 publish.py         find and publish versions: staging, locks, atomic rename
+unfinished.py      records of unfinished versions: fingerprint, inputs, whether precious
 leftovers.py       delete what only an unfinished version needed
 upload.py          publish to an object store
 arrow.py           samples as rows of an Arrow table

@@ -13,11 +13,10 @@ from segkit.shards.locations import locate, resolved
 from segkit.shards.publish import (
     MANIFEST,
     exclusive,
-    interrupted,
-    is_partial,
     remove_partial,
     versions,
 )
+from segkit.shards.unfinished import is_partial, read_texts, texts
 
 SELF_TRAINING = "selftrain.json"
 """The record of a self-training in its folder: inputs and rounds, from which it resumes."""
@@ -71,21 +70,21 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
     digests = {path: _digest(path) for path in old}
     folders = [within, *_folders_below(within)]
     places = {path.resolve(): path for path in (*order, *filter(_is_version, folders))}
-    references = {child: list(_references(path)) for child, path in places.items()}
-    for reader, record in _unfinished(folders):
-        texts = set(_texts(record))
-        named = [path.resolve() for path, digest in digests.items() if digest in texts]
-        references.setdefault(reader, []).extend([*named, *_paths(texts, reader)])
+    references = {child: set(_references(path)) for child, path in places.items()}
+    for reader, words in _unfinished(folders):
+        named = (path.resolve() for path, digest in digests.items() if digest in words)
+        references.setdefault(reader, set()).update(named, _paths(words, reader))
     needed: dict[Path, Path] = {}
     for path in reversed(old):  # a version that stays keeps its own parents
+        place = path.resolve()
         stays = [
             child
             for child, parents in references.items()
-            if path.resolve() in parents and (child in kept or child not in old_paths)
+            if place in parents and (child in kept or child not in old_paths)
         ]
         if stays:
             needed[path] = stays[0]
-            kept.add(path.resolve())
+            kept.add(place)
     delete = tuple(path for path in old if path not in needed)
     size = sum(file.stat().st_size for path in delete for file in path.rglob("*") if file.is_file())
     return Pruning(delete, dict(reversed(needed.items())), tuple(newest), size)
@@ -111,22 +110,14 @@ def _is_version(folder: Path) -> bool:
     return folder.name.startswith("v") and (folder / MANIFEST).exists()
 
 
-def _unfinished(folders: Sequence[Path]) -> Iterator[tuple[Path, Any]]:
-    """Folders of unfinished versions and of self-trainings, and the record of what they read."""
-    for directory in {folder.parent for folder in folders if is_partial(folder)}:
-        yield directory, interrupted(directory)
+def _unfinished(folders: Sequence[Path]) -> Iterator[tuple[Path, set[str]]]:
+    """Folders of unfinished versions and of self-trainings, and the texts in their records, among
+    which are digests or paths of what they read."""
     for folder in folders:
+        if is_partial(folder):
+            yield folder.parent, set(read_texts(folder))
         if (folder / SELF_TRAINING).is_file():
-            yield folder, parse.read_json(folder / SELF_TRAINING)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts in a JSON value, except for the keys of its objects."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _texts(part)
+            yield folder, set(texts(parse.read_json(folder / SELF_TRAINING)))
 
 
 def _paths(texts: Iterable[str], folder: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,14 @@ from segkit.cache import cache_root, try_lock
 from segkit.errors import InputError, SegkitError
 from segkit.file_names import path_text
 from segkit.shards.leftovers import LEFTOVERS, delete, delete_leftovers, write_leftovers
+from segkit.shards.unfinished import (
+    FINGERPRINT,
+    WRITER,
+    partials,
+    read_fingerprint,
+    require_replaceable,
+    write_writer,
+)
 from segkit.shards.upload import CLAIM, abandon, upload
 from segkit.stopping import cleanup_on_stop
 
@@ -29,10 +37,8 @@ MANIFEST = "manifest.json"
 Content = Literal["shards", "run", "bank"]
 """The `type` in the manifest of a version."""
 _NOUNS = {"shards": "shard set", "run": "run", "bank": "feature bank"}
-_FINGERPRINT = "fingerprint.json"
 _LOCK = ".lock"
 _VERSION = re.compile(r"v([1-9]\d*)")
-_PARTIAL = re.compile(r"\.v[1-9]\d*\.partial")
 
 
 def parse_spec(spec: storage.StrPath) -> tuple[Path, int | None]:
@@ -120,7 +126,7 @@ class Staging:
         """
         self.require_in_place()
         entries = {path.name: path for path in self.path.iterdir()}
-        needless = {_FINGERPRINT, LEFTOVERS, CLAIM}
+        needless = {FINGERPRINT, WRITER, LEFTOVERS, CLAIM}
         keep = (entries.keys() if files is None else {*files}) - needless
         if storage.is_remote(self.destination):
             published = upload(
@@ -168,12 +174,12 @@ class Staging:
 
 def interrupted(destination: Path) -> dict[str, Any] | None:
     """The fingerprint of a killed run that was writing the next version; None without one."""
-    file = _next_version(_local_directory(destination))[0] / _FINGERPRINT
-    try:
-        fingerprint = parse.read_json(file)
-    except InputError:  # missing, or cut by a kill
-        return None
-    return fingerprint if isinstance(fingerprint, dict) else None
+    return read_fingerprint(_next_version(_local_directory(destination))[0])
+
+
+def unfinished(destination: Path) -> list[Path]:
+    """The local folders of the unfinished versions of a directory."""
+    return partials(_local_directory(destination))
 
 
 @contextmanager
@@ -181,31 +187,37 @@ def staging(
     destination: storage.StrPath,
     fingerprint: Mapping[str, Any],
     *,
+    inputs: Iterable[str],
     resume: bool,
     content: Content = "shards",
+    precious: bool = False,
 ) -> Iterator[Staging]:
     """Lock `destination`, and yield a directory in which to write its next version.
 
     Files that are written but not published stay there (`.vN.partial`), so that a later call can
-    resume; without `resume`, a failure removes those of a local shard set, and new folders in which
-    nothing was written. For a remote
-    destination, lock and directory are on this machine, under `segkit.cache.cache_root`.
+    resume; without `resume`, a failure removes those that are not precious and new folders in which
+    nothing was written. For a remote destination, lock and directory are on this machine, under
+    `segkit.cache.cache_root`, and stay.
 
     Args:
         destination: directory of the versions; created if missing.
         fingerprint: JSON values that decide the content (inputs and their sizes, options, taxonomy,
             tool version); the files of a killed run with another fingerprint are deleted.
+        inputs: digest or path of each set, run and bank that is read, which `segkit prune` spares.
         resume: whether to keep the files of a killed run with the same fingerprint.
         content: the `type` of the version's manifest.
+        precious: whether the files are kept, whatever happens, for a later call of the same
+            command. Only such a call, which asks its user before, deletes precious files.
 
     Raises:
         SegkitError: another live process is writing there, the disk is full, or the directory was
             deleted while it was written.
         InputError: the destination is not a directory that can be written to, its versions are of
-            another type, or a file or folder of the user has the name of the new version.
+            another type, a file or folder of the user has the name of the new version, or an
+            unfinished version is precious and `precious` is false.
     """
     destination = storage.location(destination)
-    check_type(destination, content)
+    _check_type(destination, content)
     directory = _local_directory(destination)
     new_folders = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     make_folder(directory, directory)
@@ -213,12 +225,12 @@ def staging(
         try_lock(directory / _LOCK, destination),
         _empty_folders_removed(directory, new_folders),
         disk_errors(destination),
-        _prepare(directory, destination, dict(fingerprint), resume) as stage,
+        _prepare(directory, destination, dict(fingerprint), resume, precious) as stage,
     ):
-        trains = fingerprint.get("command") == "train"
-        keep = resume or trains or directory != destination
+        keep = resume or precious or directory != destination
         removal = nullcontext() if keep else _removed_on_failure(stage)
         with removal, _deletion_errors(stage):  # removed only once the error is known
+            write_writer(stage.path, list(inputs), precious=precious)
             yield stage
 
 
@@ -267,7 +279,14 @@ def _removed_on_failure(stage: Staging) -> Iterator[None]:
             raise
 
 
-def check_type(destination: Path, content: str) -> None:
+def check_staging(destination: Path, content: Content) -> None:
+    """Raise InputError where `staging` would refuse files of the type that are not precious."""
+    _check_type(destination, content)
+    for partial in unfinished(destination):
+        require_replaceable(partial, destination)
+
+
+def _check_type(destination: Path, content: Content) -> None:
     """Raise InputError if versions of the type cannot be written to the directory.
 
     It holds versions of another type, the newest of which a new version would hide, or it is called
@@ -312,23 +331,25 @@ def _next_version(directory: Path) -> tuple[Path, int]:
 
 @contextmanager
 def _prepare(
-    directory: Path, destination: Path, fingerprint: dict[str, Any], resume: bool
+    directory: Path, destination: Path, fingerprint: dict[str, Any], resume: bool, precious: bool
 ) -> Iterator[Staging]:
     """Keep the files that can be resumed, and delete those of other killed runs."""
     path = _next_version(directory)[0]
     version = _next_version(destination)[1]
-    partials = [entry for entry in directory.iterdir() if _PARTIAL.fullmatch(entry.name)]
-    for entry in partials:
+    left = partials(directory)
+    for entry in left:
         _require_partial(entry)
+        if not precious:
+            require_replaceable(entry, destination)
     if directory == destination:
         _require_free(destination / f"v{version}")
         for published in versions(destination).values():
             delete_leftovers(published)
     text = json.dumps(fingerprint, sort_keys=True, default=str)
-    file = path / _FINGERPRINT
+    file = path / FINGERPRINT
     resumed = resume and file.is_file() and storage.read_bytes(file) == text.encode()
     discarded = not resumed and any(path.glob("labels-*.parquet"))
-    for entry in partials:
+    for entry in left:
         if not (resumed and entry == path):
             if directory != destination:
                 abandon(entry, destination, MANIFEST)
@@ -348,24 +369,19 @@ def _require_partial(path: Path) -> None:
     """Raise InputError if a file or folder is not the unfinished version that its name says."""
     if path.is_symlink() or not path.is_dir():
         message = "is not a folder, but has the name of an unfinished version"
-    elif not any(path.iterdir()) or any((path / n).is_file() for n in (_FINGERPRINT, MANIFEST)):
+    elif not any(path.iterdir()) or any((path / n).is_file() for n in (FINGERPRINT, MANIFEST)):
         return  # an earlier segkit that was killed while it published left no fingerprint
     else:
-        message = f"has the name of an unfinished version, but no {_FINGERPRINT}"
+        message = f"has the name of an unfinished version, but no {FINGERPRINT}"
     raise InputError(message, file=path, hint="move it away, or choose another directory")
 
 
 def remove_partial(path: Path) -> None:
     """Delete an unfinished version; fingerprint and manifest, by which it is recognized, last."""
     for entry in path.iterdir():
-        if entry.name not in (_FINGERPRINT, MANIFEST):
+        if entry.name not in (FINGERPRINT, MANIFEST):
             delete(entry)
     shutil.rmtree(path)
-
-
-def is_partial(path: Path) -> bool:
-    """Whether a folder has the name of an unfinished version."""
-    return _PARTIAL.fullmatch(path.name) is not None
 
 
 def _require_free(path: Path) -> None:

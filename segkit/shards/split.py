@@ -13,7 +13,7 @@ from segkit.file_names import known_form
 from segkit.sample import Sample
 from segkit.shards.header import Header
 from segkit.shards.manifest import Count, Ledger
-from segkit.shards.publish import check_type
+from segkit.shards.publish import check_staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_view
 
@@ -123,7 +123,7 @@ def split(
 def require_parts(destination: str | Path, parts: Iterable[str]) -> None:
     """Raise InputError where the directory of a part cannot be written or holds no sets."""
     for part in dict.fromkeys(parts):
-        check_type(storage.writable(storage.location(destination) / part), "shards")
+        check_staging(storage.writable(storage.location(destination) / part), "shards")
 
 
 def _publish(

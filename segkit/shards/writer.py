@@ -144,7 +144,8 @@ def write_set(
         shard_size: image bytes at which a shard is closed.
         images: folder of the images that rows name by path, if they lie in one.
     """
-    with staging(destination, {"command": header.command}, resume=False) as stage:
+    fingerprint, inputs = {"command": header.command}, input_digests((), header)
+    with staging(destination, fingerprint, inputs=inputs, resume=False) as stage:
         count = _write_shards(stage, records, shard_size)
         published = finish(stage, count, header, ledger or Ledger())
         if header.images_by == "reference":
@@ -213,9 +214,8 @@ def write_view(
     """
     destination = storage.location(destination)
     check_destination(destination, sets)
-    # `segkit prune` spares what is read
-    fingerprint = {"command": header.command, "parents": [data.manifest.digest for data in sets]}
-    with staging(destination, fingerprint, resume=False) as stage:
+    fingerprint, inputs = {"command": header.command}, input_digests(sets, header)
+    with staging(destination, fingerprint, inputs=inputs, resume=False) as stage:
         image_roots: dict[str, str] = {}
         count = _write_shards(stage, relocated(rows, stage.home, image_roots), SHARD_BYTES)
         header = view_header(header, sets, stage.home, image_roots)
@@ -239,6 +239,11 @@ def view_header(
         parents=(*(data.as_parent(home) for data in sets), *header.parents),
         image_roots=dict(sorted(image_roots.items())),
     )
+
+
+def input_digests(sets: Sequence[ShardSet], header: Header) -> list[str]:
+    """The digests of what a version with this header is made from, for `staging`."""
+    return [data.manifest.digest for data in sets] + [parent.digest for parent in header.parents]
 
 
 def check_destination(destination: Path, sets: Sequence[ShardSet]) -> None:

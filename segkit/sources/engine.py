@@ -161,7 +161,7 @@ def convert(
     if options.engine == "ray":
         require_extra("ray", "the engine ray")
     settings = settings_digest(_settings(source, options))
-    with staging(location(destination), _STAGING, resume=True) as stage:
+    with staging(location(destination), _STAGING, inputs=(), resume=True) as stage:
         conversion = Conversion(source, options, stage.path, settings)
         tally, planned, resumed = _write_shards(conversion, on_progress, on_resume)
         resumed = DISCARDED if stage.discarded else resumed

@@ -42,8 +42,9 @@ from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import RESOLVED_KEYS, resolve_init_from
 from segkit.runs.run_manifest import CHECKPOINTS, interrupted_training
 from segkit.shards.manifest import TASKS
-from segkit.shards.publish import MANIFEST, interrupted, require_unlocked
+from segkit.shards.publish import MANIFEST, require_unlocked, unfinished
 from segkit.shards.reader import ShardSet
+from segkit.shards.unfinished import read_fingerprint
 from segkit.shards.zero_shot_split import ZeroShotRecord
 from segkit.taxonomy import normalize
 from segkit.text.embeddings import EmbeddingStore
@@ -99,8 +100,10 @@ def check_training(
         weights_file(str(inputs.recipe.model.backbone_weights))
     if int(os.environ.get("RANK", "0")) == 0:  # the first process may be writing there already
         require_unlocked(out)
+        left = None
         if resume:
             left = interrupted_training(out)
+        if left is not None:
             check_resumable(left, _early_fingerprint(inputs, left), out)
         elif not restart:
             require_no_interrupted_run(out)
@@ -292,25 +295,25 @@ class OtherRunError(InputError):
 
 def require_no_interrupted_run(out: Path) -> None:
     """Raise InputError where a run was interrupted while it trained or was published."""
-    marks = (f".v*.partial/{CHECKPOINTS}/step-*", f".v*.partial/{MANIFEST}")
-    left = interrupted(out)
-    if left is not None and left.get("command") != "train":
-        return  # what a killed import or calibration left is made anew by the same command
-    if any(any(out.glob(mark)) for mark in marks):
-        hint = "give --resume to continue it, or --restart to delete its checkpoints"
-        raise InputError("holds an interrupted run", file=out, hint=hint)
+    for partial in unfinished(out):
+        left = read_fingerprint(partial)
+        if left is not None and left.get("command") != "train":
+            continue  # what a killed import or calibration left is made anew by the same command
+        if any(partial.glob(f"{CHECKPOINTS}/step-*")) or (partial / MANIFEST).is_file():
+            message, hint = "holds an interrupted run", "--restart to delete its checkpoints"
+            if interrupted_training(out) is None:  # damaged, or its number is no longer the next
+                raise InputError(
+                    f"{message}, which cannot be resumed", file=out, hint=f"give {hint}"
+                )
+            raise InputError(message, file=out, hint=f"give --resume to continue it, or {hint}")
 
 
-def check_resumable(
-    interrupted: dict[str, Any] | None, fingerprint: dict[str, Any], out: Path
-) -> None:
+def check_resumable(interrupted: dict[str, Any], fingerprint: dict[str, Any], out: Path) -> None:
     """Raise OtherRunError where an interrupted run differs: starting anew would discard it.
 
     The number of processes may differ if their joint batch is the same, and so may keys that have
     no influence on the weights.
     """
-    if interrupted is None:
-        return
     before, now = _comparable(interrupted), _comparable(fingerprint)
     for part in _LATER_PARTS:
         if part not in before:

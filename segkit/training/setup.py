@@ -111,10 +111,15 @@ class TrainingSetup:
             return self
         return replace(self, datasets=sorted(self.datasets, key=lambda data: places[data.name]))
 
+    def inputs(self) -> list[str]:
+        """The digests of the data sets, and the run that `model.init_from` names."""
+        sets = [data.shards.manifest.digest for data in (*self.datasets, *self.eval_datasets)]
+        return [*sets, *filter(None, [self.recipe.model.init_from])]
+
     def fingerprint(self) -> dict[str, Any]:
         """What a run that resumes must have in common with the interrupted one.
 
-        Except for `eval_data`, which `segkit prune` spares.
+        Except for `eval_data`, which an earlier segkit recorded only here for `segkit prune`.
         """
         return {
             "command": "train",

@@ -148,17 +148,23 @@ def _open_stage(
 ) -> Iterator[Staging]:
     """The run's staging directory: the first process holds it, the others share its path."""
     fingerprint, is_first = setup.fingerprint(), distributed.rank() == 0
+    left = None
     if resume:
         # Only the first process reads: others could read files that the first is writing.
         left = distributed.broadcast_object(interrupted_training(out) if is_first else None)
+    if left is not None:
         check_resumable(left, fingerprint, out)
-        fingerprint = left or fingerprint  # of the first start, with its number of processes
+        fingerprint = left  # of the first start, with its number of processes
     elif not restart:
         error = _interrupted_run(out) if is_first else None
         if error := distributed.broadcast_object(error):
             raise error
     with (
-        staging(out, fingerprint, resume=resume, content="run") if is_first else nullcontext()
+        staging(
+            out, fingerprint, inputs=setup.inputs(), resume=resume, content="run", precious=True
+        )
+        if is_first
+        else nullcontext()
     ) as stage:
         shared: Staging | None = distributed.broadcast_object(stage)
         assert shared is not None

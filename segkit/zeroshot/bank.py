@@ -26,7 +26,7 @@ from segkit.shards.manifest import Parent
 from segkit.shards.manifest_file import manifest_text, verify_content
 from segkit.shards.publish import MANIFEST, Staging, resolve
 from segkit.shards.relative_names import relocate
-from segkit.storage import file_sha256, reason
+from segkit.storage import StrPath, file_sha256, location, reason
 from segkit.taxonomy import Taxonomy
 
 FEATURES, IMAGE_IDS = "features.safetensors", "image_ids.json"
@@ -193,8 +193,9 @@ def check_bank(folder: Path) -> Iterator[Violation]:
     yield from check_parents(folder.resolve(), manifest.parents)
 
 
-def bank_parent(folder: Path, manifest: BankManifest, home: Path) -> Parent:
-    """The bank in `folder` as a parent of the version at `home`."""
+def bank_parent(folder: Path, manifest: BankManifest, destination: StrPath) -> Parent:
+    """The bank in `folder` as a parent of any version under the directory `destination`."""
+    home = location(destination).resolve() / "v1"  # all versions are at the same depth
     path = relocate(".", folder, home)
     return Parent(path=path, version=int(folder.name[1:]), digest=manifest.digest)
 

@@ -16,7 +16,7 @@ from segkit.recipes.schema import Recipe
 from segkit.runs.content_files import write_inputs, write_manifest, write_tensors
 from segkit.runs.import_checkpoint import set_class_head
 from segkit.runs.run import Run, check_readable
-from segkit.runs.run_manifest import METRICS, WEIGHTS, require_no_interrupted_training
+from segkit.runs.run_manifest import METRICS, WEIGHTS
 from segkit.shards.manifest import Parent
 from segkit.shards.publish import Staging, staging
 from segkit.taxonomy import Taxonomy
@@ -119,7 +119,7 @@ def train_head(
 def write_head(
     run: Run,
     bank: FeatureBank,
-    bank_parent: Callable[[Path], Parent],
+    bank_parent: Parent,
     settings: ZeroShotSettings,
     out: str | Path,
     arguments: dict[str, Any],
@@ -130,7 +130,7 @@ def write_head(
     Args:
         run: the run that the bank was collected with.
         bank: its features.
-        bank_parent: home of the new version -> the bank as its parent.
+        bank_parent: the bank as a parent of any version under `out`.
         settings: of the second stage.
         out: directory of the new run's versions.
         arguments: the command's arguments.
@@ -139,9 +139,9 @@ def write_head(
     Raises:
         InputError: as `train_head`.
     """
-    fingerprint = {"command": "zeroshot train"}
-    require_no_interrupted_training(out)
-    with staging(out, fingerprint, resume=False, content="run") as stage:
+    fingerprint, parents = {"command": "zeroshot train"}, (run.as_parent(out), bank_parent)
+    inputs = [parent.digest for parent in parents]
+    with staging(out, fingerprint, inputs=inputs, resume=False, content="run") as stage:
         with (stage.path / METRICS).open("w", encoding="utf-8") as lines:
 
             def log(part: str, step: int, losses: dict[str, float]) -> None:
@@ -149,7 +149,6 @@ def write_head(
                 on_log(part, step)
 
             model = train_head(run, bank, settings, log=log)
-        parents = (run.as_parent(out), bank_parent(stage.home))
         _write_run(stage, run, model, bank, parents, arguments)
         check_readable(stage.path)
         return stage.publish()

@@ -63,7 +63,9 @@ def write_bank(
         The version's directory.
     """
     arguments = {**run.as_arguments(), "data": str(data.path), "no_object": no_object}
-    with staging(out, {"command": "zeroshot bank"}, resume=False, content="bank") as stage:
+    fingerprint = {"command": "zeroshot bank"}
+    inputs = [run.manifest.digest, data.manifest.digest]
+    with staging(out, fingerprint, inputs=inputs, resume=False, content="bank") as stage:
         bank = BankCollector(run, data, record, no_object).collect(on_image)
         return bank.write(
             stage,

@@ -224,7 +224,7 @@ def test_the_checkpoints_of_an_interrupted_training_stay(
 ) -> None:
     place = tmp_path / "run"
     shutil.copytree(run.parent, place)
-    with staging(place, {"command": "train"}, resume=True, content="run") as stage:
+    with staging(place, {}, inputs=(), resume=True, content="run", precious=True) as stage:
         checkpoint = stage.path / "checkpoints" / "step-00000500"
         checkpoint.mkdir(parents=True)
     message = "holds an interrupted training; finish it with segkit train --resume"

@@ -80,7 +80,7 @@ def test_inspect_prints_tables_for_people(toy):
 
 def test_inspect_of_a_run_shows_its_manifest_and_parents(toy):
     digest = run_json("inspect", toy / "toy")["digest"]
-    with staging(toy / "run", {}, resume=False) as stage:
+    with staging(toy / "run", {}, inputs=(), resume=False) as stage:
         manifest = {
             "type": "run",
             "command": "train",
@@ -163,7 +163,7 @@ def test_the_title_agrees_with_its_counts(toy, statistics, title):
 
 
 def test_a_run_is_refused_as_a_set(toy):
-    with staging(toy / "run", {}, resume=False) as stage:
+    with staging(toy / "run", {}, inputs=(), resume=False) as stage:
         (stage.path / "manifest.json").write_text(json.dumps({"type": "run", "steps": 12}))
         stage.publish()
     command = ["export", "semantic", "--out", "x", "--data", str(toy / "run")]

@@ -61,7 +61,7 @@ def test_no_kill_loses_a_complete_version(tmp_path: Path, done: bool) -> None:
     visible = []
     for number in range(1, 100):
         out = tmp_path / str(number)
-        with staging(out, {"seed": 1}, resume=True) as stage:
+        with staging(out, {"seed": 1}, inputs=(), resume=True) as stage:
             for name in NEEDED:
                 (stage.path / name).parent.mkdir(parents=True, exist_ok=True)
                 (stage.path / name).write_text(name)
@@ -77,12 +77,12 @@ def test_no_kill_loses_a_complete_version(tmp_path: Path, done: bool) -> None:
         if visible[-1]:
             version = out / "v1"
             assert set(FILES) <= set(files_of(version)) and interrupted(out) is None
-            with staging(out, {"seed": 1}, resume=True) as following:
+            with staging(out, {"seed": 1}, inputs=(), resume=True) as following:
                 following.discard()
         else:
             assert interrupted(out) == {"seed": 1}
             assert set(NEEDED) <= set(files_of(stage.path))
-            with staging(out, {"seed": 1}, resume=True) as resumed:
+            with staging(out, {"seed": 1}, inputs=(), resume=True) as resumed:
                 assert resumed.resumed
                 version = publish(resumed)
         assert files_of(version) == sorted(FILES) and list(versions(out)) == [1]

@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from segkit import storage
 from segkit.errors import SegkitError
 from segkit.shards.header import Header
-from segkit.shards.publish import check_type, resolve, staging, versions
+from segkit.shards.publish import check_staging, resolve, staging, versions
 from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
 from segkit.shards.writer import write_layer
@@ -48,12 +48,12 @@ def lose_at(context: pytest.MonkeyPatch, request: int, error: type[Exception]) -
 
 
 def discard(store: Path) -> None:
-    with staging(store / "set", {"text": 1}, resume=True) as stage:
+    with staging(store / "set", {"text": 1}, inputs=(), resume=True) as stage:
         stage.discard()
 
 
 def abandon(store: Path) -> None:
-    with staging(store / "set", {"text": 2}, resume=False):
+    with staging(store / "set", {"text": 2}, inputs=(), resume=False):
         pass
 
 
@@ -69,7 +69,7 @@ ACTIONS: dict[str, Callable[[Path], object]] = {
     "open": lambda store: ShardSet.open(f"{store}/set"),
     "merge": merge,
     "validate": lambda store: list(validate(store / "set" / "v1")),
-    "check-type": lambda store: check_type(store / "set", "shards"),
+    "check-staging": lambda store: check_staging(store / "set", "shards"),
     "publish": lambda store: publish(store, TEXTS),
     "abandon": abandon,
     "discard": discard,

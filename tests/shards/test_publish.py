@@ -10,7 +10,7 @@ from segkit.shards.publish import interrupted, parse_spec, resolve, staging, ver
 
 
 def publish(destination, text="{}"):
-    with staging(destination, {"text": text}, resume=False) as stage:
+    with staging(destination, {"text": text}, inputs=(), resume=False) as stage:
         (stage.path / "manifest.json").write_text(text)
         return stage.publish()
 
@@ -53,18 +53,18 @@ def test_an_unpublished_version_is_one_clear_line(tmp_path, spec):
 
 
 def test_an_unpublished_version_is_invisible_and_resumed_only_with_the_same_fingerprint(tmp_path):
-    with staging(tmp_path, {"a": 1}, resume=True) as stage:
+    with staging(tmp_path, {"a": 1}, inputs=(), resume=True) as stage:
         assert not stage.resumed
         (stage.path / "kept").write_text("x")
     with pytest.raises(InputError):
         resolve(tmp_path)
-    with staging(tmp_path, {"a": 1}, resume=True) as stage:
+    with staging(tmp_path, {"a": 1}, inputs=(), resume=True) as stage:
         assert stage.resumed
         assert (stage.path / "kept").read_text() == "x"
-    with staging(tmp_path, {"a": 2}, resume=True) as stage:
+    with staging(tmp_path, {"a": 2}, inputs=(), resume=True) as stage:
         assert not stage.resumed
         assert not (stage.path / "kept").exists()
-    with staging(tmp_path, {"a": 2}, resume=False) as stage:
+    with staging(tmp_path, {"a": 2}, inputs=(), resume=False) as stage:
         assert not stage.resumed
         (stage.path / "manifest.json").write_text("{}")
         published = stage.publish()
@@ -75,16 +75,19 @@ def test_an_unpublished_version_is_invisible_and_resumed_only_with_the_same_fing
 def test_a_live_writer_excludes_others_but_a_dead_one_does_not(tmp_path):
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom segkit.shards.publish import staging\n"
-        f"with staging(Path({str(tmp_path)!r}), {{}}, resume=True):\n"
+        f"with staging(Path({str(tmp_path)!r}), {{}}, inputs=(), resume=True):\n"
         "    print('in', flush=True)\n    time.sleep(60)\n"
     )
     writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert writer.stdout.readline() == "in\n"
-    with pytest.raises(SegkitError, match="another process"), staging(tmp_path, {}, resume=True):
+    with (
+        pytest.raises(SegkitError, match="another process"),
+        staging(tmp_path, {}, inputs=(), resume=True),
+    ):
         pass
     writer.kill()
     writer.wait()
-    with staging(tmp_path, {}, resume=True) as stage:
+    with staging(tmp_path, {}, inputs=(), resume=True) as stage:
         assert stage.resumed
 
 
@@ -92,30 +95,30 @@ def test_a_destination_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(InputError, match="cannot be written"),
-        staging(tmp_path / "file", {}, resume=False),
+        staging(tmp_path / "file", {}, inputs=(), resume=False),
     ):
         pass
 
 
 def test_a_damaged_version_does_not_block_the_next(tmp_path):
-    with staging(tmp_path, {}, resume=False) as stage:
+    with staging(tmp_path, {}, inputs=(), resume=False) as stage:
         (stage.path / "manifest.json").write_text('{"type"')
         stage.publish()
-    with staging(tmp_path, {}, resume=False) as stage:
+    with staging(tmp_path, {}, inputs=(), resume=False) as stage:
         assert stage.version == 2
 
 
 def test_a_set_and_a_run_cannot_share_a_directory(tmp_path):
     for content, other_content in (("run", "shards"), ("shards", "run")):
         folder = tmp_path / content
-        with staging(folder, {}, resume=False, content=content) as stage:
+        with staging(folder, {}, inputs=(), resume=False, content=content) as stage:
             (stage.path / "manifest.json").write_text(json.dumps({"type": content}))
             stage.publish()
-        wrong = staging(folder, {}, resume=False, content=other_content)
+        wrong = staging(folder, {}, inputs=(), resume=False, content=other_content)
         with pytest.raises(InputError, match=r"holds a .*; choose another directory"), wrong:
             pass
         assert sorted(entry.name for entry in folder.iterdir()) == [".lock", "v1"]
-        with staging(folder, {}, resume=False, content=content) as stage:
+        with staging(folder, {}, inputs=(), resume=False, content=content) as stage:
             assert stage.version == 2
 
 
@@ -147,7 +150,7 @@ def test_what_is_not_ours_is_left_alone_with_a_hint(tmp_path, name, make, conten
     before = sorted(str(path) for path in tmp_path.rglob("*"))
     with (
         pytest.raises(InputError, match=rf"/{name}: .*has the name of .*; move it away") as error,
-        staging(tmp_path, {}, resume=True, content=content),
+        staging(tmp_path, {}, inputs=(), resume=True, content=content),
     ):
         pass
     assert "\n" not in str(error.value)
@@ -157,7 +160,7 @@ def test_what_is_not_ours_is_left_alone_with_a_hint(tmp_path, name, make, conten
 def test_a_version_that_appears_meanwhile_is_not_overwritten(tmp_path):
     with (
         pytest.raises(InputError, match="v1: has the name of the next version"),
-        staging(tmp_path, {}, resume=True) as stage,
+        staging(tmp_path, {}, inputs=(), resume=True) as stage,
     ):
         (stage.path / "manifest.json").write_text("{}")
         (tmp_path / "v1").mkdir()  # an empty folder would be replaced by a rename
@@ -171,19 +174,23 @@ def test_an_empty_or_published_unfinished_version_is_ours(tmp_path):
         (tmp_path / ".v1.partial").mkdir()
         for name in files:
             (tmp_path / ".v1.partial" / name).write_text("")
-        with staging(tmp_path, {}, resume=True) as stage:
+        with staging(tmp_path, {}, inputs=(), resume=True) as stage:
             assert not stage.resumed
-            assert [path.name for path in stage.path.iterdir()] == ["fingerprint.json"]
+            names = sorted(path.name for path in stage.path.iterdir())
+            assert names == ["fingerprint.json", "writer.json"]
             stage.discard()
 
 
 @pytest.mark.parametrize("text", ["", '{"a": ', "\ufeff", "[" * 5000, "[1]", '{"a": 2}'])
 def test_a_damaged_fingerprint_is_that_of_another_run(tmp_path, text):
-    with pytest.raises(KeyboardInterrupt), staging(tmp_path, {"a": 1}, resume=True) as stage:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        staging(tmp_path, {"a": 1}, inputs=(), resume=True) as stage,
+    ):
         (stage.path / "fingerprint.json").write_text(text)
         raise KeyboardInterrupt
     assert interrupted(tmp_path) in (None, {"a": 2})
-    with staging(tmp_path, {"a": 1}, resume=True) as stage:
+    with staging(tmp_path, {"a": 1}, inputs=(), resume=True) as stage:
         assert not stage.resumed
     assert interrupted(tmp_path) == {"a": 1}
 
@@ -192,7 +199,10 @@ def test_a_lock_that_is_a_link_is_refused_and_its_target_kept(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "notes.txt").write_text("of the user")
     (tmp_path / "set" / ".lock").symlink_to(tmp_path / "notes.txt")
-    with pytest.raises(InputError, match="cannot be"), staging(tmp_path / "set", {}, resume=True):
+    with (
+        pytest.raises(InputError, match="cannot be"),
+        staging(tmp_path / "set", {}, inputs=(), resume=True),
+    ):
         pass
     assert (tmp_path / "notes.txt").read_text() == "of the user"
 
@@ -203,7 +213,7 @@ def test_a_directory_that_is_deleted_meanwhile_is_refused(tmp_path, recreate, re
     """A second process that makes it again has its own files, which the first must not take."""
     with (
         pytest.raises(SegkitError, match=r"v1\.partial: was deleted or replaced .*; run it again"),
-        staging(tmp_path / "set", {}, resume=resume) as stage,
+        staging(tmp_path / "set", {}, inputs=(), resume=resume) as stage,
     ):
         (stage.path / "manifest.json").write_text("{}")
         shutil.rmtree(tmp_path / "set")
@@ -218,14 +228,14 @@ def test_a_directory_that_is_deleted_meanwhile_is_refused(tmp_path, recreate, re
 def test_errors_that_follow_from_a_deletion_name_the_deletion(tmp_path):
     with (
         pytest.raises(SegkitError, match="was deleted or replaced"),
-        staging(tmp_path / "set", {}, resume=True) as stage,
+        staging(tmp_path / "set", {}, inputs=(), resume=True) as stage,
     ):
         shutil.rmtree(tmp_path / "set")
         (stage.path / "labels-00000.parquet").write_text("")
 
 
 def test_only_the_files_of_the_version_are_published(tmp_path):
-    with staging(tmp_path, {}, resume=True) as stage:
+    with staging(tmp_path, {}, inputs=(), resume=True) as stage:
         for name in ("manifest.json", "labels", "draft.partial"):
             (stage.path / name).write_text("")
         (stage.path / "folder").mkdir()
@@ -236,7 +246,7 @@ def test_only_the_files_of_the_version_are_published(tmp_path):
 
 def test_a_failure_removes_only_folders_that_it_made(tmp_path):
     def fail(folder, resume=False):
-        with pytest.raises(InputError, match="no"), staging(folder, {}, resume=resume):
+        with pytest.raises(InputError, match="no"), staging(folder, {}, inputs=(), resume=resume):
             raise InputError("no")
 
     fail(tmp_path / "a" / "b" / "set")

@@ -38,7 +38,7 @@ def convert(destination, rows=lambda index: range(3), shards=4):
 
     Returns the set and the indices that were written.
     """
-    with staging(destination, {"input": "same"}, resume=True) as stage:
+    with staging(destination, {"input": "same"}, inputs=(), resume=True) as stage:
         todo = [index for index in range(shards) if sidecar.read_shard(stage.path, index) is None]
         for index in todo:
             records = (
@@ -90,7 +90,7 @@ def test_notes_may_be_filled_while_records_are_read(tmp_path):
 
 
 def test_a_missing_shard_or_an_unbalanced_ledger_is_never_published(tmp_path):
-    with staging(tmp_path, {}, resume=False) as stage:
+    with staging(tmp_path, {}, inputs=(), resume=False) as stage:
         shard.write_shard(stage.path, 0, [(toy_sample(0), None)])
         with pytest.raises(SegkitError, match="shard 1"):
             finish(stage, 2, HEADER, Ledger())

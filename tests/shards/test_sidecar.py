@@ -125,7 +125,7 @@ def test_a_version_that_cannot_be_read_back_is_not_published(
         header = Header(
             taxonomy=TAXONOMY, kind="panoptic", name="a", command="c", source_header=source_header
         )
-        with staging(tmp_path, {}, resume=False) as stage:
+        with staging(tmp_path, {}, inputs=(), resume=False) as stage:
             shard.write_shard(stage.path, 0, [(toy_sample(0), picture(0))])
             if not source_header:
                 good = finish(stage, 1, header, Ledger())
@@ -141,7 +141,7 @@ def test_a_version_that_cannot_be_read_back_is_not_published(
 def test_a_shard_that_was_damaged_before_publishing_is_not_published(
     tmp_path: Path, name: str
 ) -> None:
-    with staging(tmp_path, {}, resume=True) as stage:
+    with staging(tmp_path, {}, inputs=(), resume=True) as stage:
         shard.write_shard(stage.path, 0, [(toy_sample(0), picture(0))])
         os.truncate(stage.path / name, 100)
         with pytest.raises(SegkitError, match=name):

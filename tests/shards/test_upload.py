@@ -97,7 +97,7 @@ def test_an_interrupted_upload_is_invisible_and_resumes(store, monkeypatch, stop
     monkeypatch.setattr(storage, "create", breaking(create))
 
     def run():
-        with staging(store / "set", {"same": 1}, resume=True) as stage:
+        with staging(store / "set", {"same": 1}, inputs=(), resume=True) as stage:
             if not stage.resumed:
                 for name in (*names, "shard-0.json"):
                     (stage.path / name).write_text(f"text of {name}")
@@ -166,7 +166,7 @@ def test_writers_on_two_machines_get_different_versions(store, tmp_path, monkeyp
 
 def test_two_writers_of_one_machine_exclude_each_other(store):
     with (
-        staging(store / "set", {}, resume=False),
+        staging(store / "set", {}, inputs=(), resume=False),
         pytest.raises(SegkitError, match="another process"),
     ):
         write(store / "set")
@@ -209,7 +209,7 @@ def dying(source, path):
         os.kill(os.getpid(), 9)
     put(source, path)
 storage.put = dying
-with staging(storage.location(sys.argv[1]), {}, resume=True) as stage:
+with staging(storage.location(sys.argv[1]), {}, inputs=(), resume=True) as stage:
     for name in ("a", "b", "manifest.json"):
         (stage.path / name).write_text(name)
     stage.publish()
@@ -223,7 +223,7 @@ def test_the_upload_of_a_killed_process_is_invisible_and_resumes(s3):
     assert process.returncode == -signal.SIGKILL
     assert files(s3 / "set") == ["v1/a", "v1/upload.json"]
     assert versions(s3 / "set") == {}
-    with staging(s3 / "set", {}, resume=True) as stage:
+    with staging(s3 / "set", {}, inputs=(), resume=True) as stage:
         assert stage.resumed
         assert stage.publish() == s3 / "set" / "v1"
     assert files(s3 / "set") == ["v1/a", "v1/b", "v1/manifest.json"]
@@ -245,7 +245,7 @@ def stop_before(monkeypatch, name, act):
 
 def publish(store, texts):
     """Write the files that differ from `texts`, and publish all of them."""
-    with staging(store / "set", {}, resume=True) as stage:
+    with staging(store / "set", {}, inputs=(), resume=True) as stage:
         for name, text in texts.items():
             path = stage.path / name
             if not path.is_file() or path.read_text() != text:
@@ -298,7 +298,7 @@ def test_a_version_that_a_killed_upload_has_published_is_never_changed(store, mo
 def test_a_damaged_claim_belongs_to_nobody(store, monkeypatch, data):
     texts = {"a": "1111", "manifest.json": "first"}
     stop_before(monkeypatch, "manifest.json", lambda: publish(store, texts))
-    with staging(store / "set", {}, resume=True) as stage:
+    with staging(store / "set", {}, inputs=(), resume=True) as stage:
         (stage.path / uploads.CLAIM).write_bytes(data)
     assert publish(store, texts) == store / "set" / "v2"  # v1 is claimed, by nobody knows whom
     storage.delete(store / "set" / "v1" / uploads.CLAIM)

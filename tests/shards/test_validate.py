@@ -320,7 +320,7 @@ def test_a_polygon_must_draw_its_mask_unless_segments_hide_each_other():
 
 
 def test_a_changed_or_missing_quarantine_is_found(tmp_path):
-    with staging(tmp_path / "set", {}, resume=False) as stage:
+    with staging(tmp_path / "set", {}, inputs=(), resume=False) as stage:
         write_shard(stage.path, 0, toy_records(2))
         (stage.path / "quarantine.jsonl").write_text('{"code": "empty-mask"}\n')
         header = Header(taxonomy=TAXONOMY, kind="panoptic", name="toy", command="test")

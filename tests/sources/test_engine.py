@@ -233,7 +233,7 @@ def test_an_empty_source_gives_an_empty_version(tmp_path: Path) -> None:
 def test_two_runs_into_one_destination_exclude_each_other(tmp_path: Path) -> None:
     coco_panoptic(tmp_path, 1)
     with (
-        staging(tmp_path / "out", {}, resume=False),
+        staging(tmp_path / "out", {}, inputs=(), resume=False),
         pytest.raises(SegkitError, match="another process is writing here"),
     ):
         run(tmp_path, "out")

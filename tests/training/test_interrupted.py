@@ -189,6 +189,31 @@ def test_training_over_an_interrupted_run_is_refused_without_resume_or_restart(
     train(tiny, toy, out, device="cpu", steps=1)
 
 
+@pytest.mark.parametrize("damage", ["fingerprint", "number"])
+def test_a_run_that_cannot_be_resumed_is_deleted_only_by_restart(
+    tiny: Path, toy_set: ShardSet, tmp_path: Path, damage: str
+) -> None:
+    """Its fingerprint is damaged, or the versions before it were deleted."""
+    out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
+    with pytest.raises(StoppedError):
+        train(tiny, toy, out, device="cpu", callbacks=stop_after(2))
+    left = out / ".v1.partial"
+    if damage == "fingerprint":
+        (left / "fingerprint.json").write_text("")
+    else:
+        left = left.rename(out / ".v2.partial")
+    message = "interrupted run, which cannot be resumed; give --restart to delete its checkpoints"
+    options: dict[str, Any] = {"eval_data": (), "steps": 1, "device": "cpu", "overrides": ()}
+    for resume in (False, True):
+        with pytest.raises(InputError, match=message):
+            check_training(tiny, toy, out, resume=resume, restart=False, **options)
+        with pytest.raises(InputError, match=message):
+            train(tiny, toy, out, device="cpu", resume=resume)
+    assert checkpoint.newest(left / "checkpoints") is not None
+    train(tiny, toy, out, device="cpu", steps=1, restart=True)
+    assert not left.exists()
+
+
 def test_only_the_first_process_reads_what_an_interrupted_run_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -372,7 +372,7 @@ def test_resuming_with_another_recipe_or_data_is_refused_early(
 
 def test_a_run_that_another_process_writes_is_refused_early(toy: ShardSet, tmp_path: Path) -> None:
     recipe, out = str(write_recipe(tmp_path / "tiny.toml")), tmp_path / "run"
-    with staging(out, {}, resume=False, content="run"):
+    with staging(out, {}, inputs=(), resume=False, content="run"):
         lock = (out / ".lock").open("a")
         with pytest.raises(BlockingIOError), lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
