@@ -6,15 +6,14 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from segkit.errors import InputError, SegkitError, first_line
+from segkit.errors import InputError, SegkitError
 from segkit.model.prompt_maps import add_prompt_maps
 from segkit.model.swin import ANY_SIZE, SWIN_MODULES, pad_before_shift
 from segkit.model.vitdet import PREFIX, ViTDet, timm_name
 from segkit.model.weights_file import weights_file
+from segkit.tensor_file import read_tensors
 
 STRIDES = (4, 8, 16, 32)
 _POSITION_MLPS = ("cpb_mlp.", "rel_pos.mlp.")
@@ -174,11 +173,8 @@ def _load(network: nn.Module, file: Path) -> None:
 
     All feature stages must be complete.
     """
-    try:
-        state = load_file(file)
-    except (OSError, SafetensorError) as error:
-        message = f"cannot read backbone weights ({first_line(error)})"
-        raise InputError(message, file=file, hint="give a safetensors file") from error
+    problem, hint = "cannot read backbone weights", "give a safetensors file"
+    state = read_tensors(file, framework="pt", problem=problem, hint=hint)
     known = network.state_dict()
     # timm flattens the stages of a feature network: stages.0 becomes stages_0.
     state = {

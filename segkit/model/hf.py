@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from segkit import parse
@@ -13,6 +11,7 @@ from segkit.errors import InputError, short
 from segkit.hub import CONFIG, WEIGHTS
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf_names import translate
+from segkit.tensor_file import read_tensors
 
 _RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
     ("basic", (2, 2, 2, 2)): "resnet18",
@@ -98,10 +97,7 @@ def load_checkpoint(model: DataSeg, folder: Path) -> None:
         InputError: unreadable weights, a missing or unknown tensor, or one of another shape.
     """
     file = folder / WEIGHTS
-    try:
-        state = translate(load_file(file))
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read weights ({error})", file=file) from error
+    state = translate(read_tensors(file, framework="pt", problem="cannot read weights"))
     shared = {
         name: value
         for name, value in model.state_dict().items()
@@ -127,16 +123,15 @@ def read_class_head(folder: Path) -> tuple[Tensor, Tensor]:
     """Weight (K + 1, H) and bias (K + 1,) of a checkpoint's linear class head, background last.
 
     Raises:
-        InputError: unreadable weights, or none of a class head.
+        InputError: unreadable weights, or none of a class head, or of other shapes.
     """
-    file = folder / WEIGHTS
-    try:
-        with safe_open(file, framework="pt") as opened:
-            weight, bias = (
-                opened.get_tensor(f"class_predictor.{name}") for name in ("weight", "bias")
-            )
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read the class head ({error})", file=file) from error
+    names = ("class_predictor.weight", "class_predictor.bias")
+    problem = "cannot read the class head"
+    head = read_tensors(folder / WEIGHTS, names, framework="pt", problem=problem)
+    weight, bias = head.values()
+    if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        shapes = f"weights {tuple(weight.shape)} and biases {tuple(bias.shape)}"
+        raise InputError(f"{problem} ({shapes})", file=folder / WEIGHTS)
     return weight.float(), bias.float()
 
 

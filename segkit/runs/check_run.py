@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from segkit import parse, storage
 from segkit.errors import InputError
@@ -27,6 +25,7 @@ from segkit.shards.check_manifest import check_digest, check_parents
 from segkit.shards.consistency import Violation
 from segkit.shards.publish import MANIFEST
 from segkit.taxonomy import Taxonomy
+from segkit.tensor_file import read_metadata, read_tensors
 from segkit.text.encoding import Encoding
 
 
@@ -80,9 +79,9 @@ def _check_recipe(version: Path, manifest: RunManifest) -> Iterator[Violation]:
 def _check_weights(version: Path) -> Iterator[Violation]:
     """The weights can be read and are finite."""
     try:
-        tensors, _ = _read_tensors(version / WEIGHTS)
-    except ValueError as error:
-        yield Violation("weights", WEIGHTS, str(error))
+        tensors = read_tensors(version / WEIGHTS)
+    except InputError as error:
+        yield Violation("weights", WEIGHTS, error.message)
         return
     for name, values in tensors.items():
         if not np.isfinite(values).all():
@@ -93,10 +92,10 @@ def _check_weights(version: Path) -> Iterator[Violation]:
 def _check_vocabulary(version: Path, manifest: RunManifest) -> Iterator[Violation]:
     """Each taxonomy can be read and has one finite embedding for each class, of one encoder."""
     try:
-        tensors, metadata = _read_tensors(version / VOCABULARY)
-        encoder = Encoding.from_metadata(metadata)[0].name
-    except (ValueError, AttributeError, TypeError, InputError) as error:
-        yield Violation("vocabulary", VOCABULARY, storage.reason(error))
+        tensors = read_tensors(version / VOCABULARY)
+        encoder = Encoding.from_metadata(read_metadata(version / VOCABULARY))[0].name
+    except InputError as error:
+        yield Violation("vocabulary", VOCABULARY, str(error.in_file(None)))
         return
     try:
         taxonomies = parse.read_json(version / TAXONOMIES)
@@ -107,7 +106,7 @@ def _check_vocabulary(version: Path, manifest: RunManifest) -> Iterator[Violatio
     except (AttributeError, InputError) as error:
         yield Violation("taxonomy", TAXONOMIES, storage.reason(error))
         return
-    rows = {name: len(values) for name, values in tensors.items()}
+    rows = {name: len(np.atleast_1d(values)) for name, values in tensors.items()}
     if rows != classes:
         detail = f"embeddings of {rows} classes, the taxonomies have {classes}"
         yield Violation("vocabulary", VOCABULARY, detail)
@@ -126,13 +125,3 @@ def _check_calibration(version: Path, manifest: RunManifest) -> Iterator[Violati
         Calibration.read(version / CALIBRATION)
     except InputError as error:
         yield Violation("calibration", CALIBRATION, error.message)
-
-
-def _read_tensors(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; ValueError if it cannot be read."""
-    try:
-        with safe_open(file, framework="np") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            return tensors, opened.metadata() or {}
-    except (OSError, SafetensorError, TypeError) as error:
-        raise ValueError(storage.reason(error)) from error

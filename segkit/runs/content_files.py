@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segkit import __version__
@@ -16,6 +15,7 @@ from segkit.runs.run_manifest import (
     RECIPE,
     TAXONOMIES,
     VOCABULARY,
+    WEIGHTS,
     RunManifest,
     file_digests,
     log_digests,
@@ -24,6 +24,7 @@ from segkit.shards.manifest import Parent
 from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST
 from segkit.taxonomy import Taxonomy
+from segkit.tensor_file import write_tensors
 
 
 def write_inputs(
@@ -46,14 +47,12 @@ def write_inputs(
     content = {name: taxonomy.to_json() for name, taxonomy in taxonomies.items()}
     lines = json.dumps(content, indent=1, ensure_ascii=False)
     (folder / TAXONOMIES).write_text(lines + "\n", "utf-8")
-    write_tensors(folder / VOCABULARY, text, metadata)
+    write_tensors(folder / VOCABULARY, text, metadata, framework="pt")
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file that everybody can read."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata)
-    # safetensors writes 0600: nobody else on a shared disk could use the run.
-    file.chmod(0o644)
+def write_weights(folder: Path, model: nn.Module) -> None:
+    """Write the weights of a run."""
+    write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"}, framework="pt")
 
 
 def write_manifest(

@@ -24,7 +24,7 @@ from segkit.model.hf_processor import image_sizes, pixel_statistics
 from segkit.model.linear_head import solve_text_head
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import InferenceConfig, LossConfig, ModelConfig, Recipe, TextConfig
-from segkit.runs.content_files import write_inputs, write_manifest, write_tensors
+from segkit.runs.content_files import write_inputs, write_manifest, write_weights
 from segkit.runs.run_manifest import (
     RECIPE,
     manifest_of,
@@ -247,7 +247,7 @@ def _write(
     """Write the files of the run, the manifest last."""
     metadata = store.encoding.to_metadata(store.encoder_digest())
     write_inputs(folder, recipe, {taxonomy.name: taxonomy}, {taxonomy.name: rows}, metadata)
-    write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
+    write_weights(folder, model)
     write_manifest(
         folder,
         recipe,

@@ -9,9 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-
-from segkit.errors import InputError, first_line
+from segkit.errors import InputError
 from segkit.file_names import expand_home
 from segkit.hub import HF_PREFIX, fetch_model, is_hugging_face, model_name, require_run
 from segkit.recipes.schema import ModelConfig, Recipe
@@ -19,6 +17,7 @@ from segkit.runs.run_manifest import VOCABULARY, read_run_manifest, run_parent
 from segkit.shards.manifest import Parent
 from segkit.shards.publish import resolve
 from segkit.storage import local_path
+from segkit.tensor_file import read_metadata
 from segkit.text.encoding import Encoding
 
 if TYPE_CHECKING:
@@ -130,13 +129,8 @@ def read_encoding(folder: Path) -> tuple[Encoding, str | None]:
     Raises:
         InputError: the file of the embeddings is missing or damaged.
     """
-    try:
-        with safe_open(folder / VOCABULARY, framework="numpy") as opened:
-            metadata = opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        message = f"the run cannot be read ({first_line(error)})"
-        raise InputError(message, file=folder, hint="train it again") from error
-    return Encoding.from_metadata(metadata)
+    problem, hint = "the run cannot be read", "train it again"
+    return Encoding.from_metadata(read_metadata(folder / VOCABULARY, problem=problem, hint=hint))
 
 
 def init_from_parents(source: str | None, home: Path) -> tuple[Parent, ...]:

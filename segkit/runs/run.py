@@ -7,8 +7,6 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from segkit.distributed import choose_device
@@ -33,6 +31,7 @@ from segkit.runs.run_manifest import (
 from segkit.shards.manifest import Parent
 from segkit.storage import StrPath, location
 from segkit.taxonomy import Category, Taxonomy
+from segkit.tensor_file import read_metadata, read_tensors
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoding import Encoding
 
@@ -138,26 +137,27 @@ def read_run(folder: Path, manifest: RunManifest, recipe: Recipe, device: str) -
         InputError: a damaged or unreadable file, weights that are not finite, or no such device.
     """
     refuse_damage(folder, manifest)
+    problem, hint = "the run cannot be read", "train it again"
+    vocabulary = folder / VOCABULARY
+    state = read_tensors(folder / WEIGHTS, framework="pt", problem=problem, hint=hint)
+    text_embeddings = read_tensors(vocabulary, framework="pt", problem=problem, hint=hint)
+    metadata = read_metadata(vocabulary, problem=problem, hint=hint)
     try:
         # The run's weights include the backbone's; nothing is downloaded.
         model = DataSeg(recipe.model.model_copy(update={"backbone_weights": None}))
-        state = load_file(folder / WEIGHTS)
         if manifest.schema_version == "1":
             state = update_weights(state)
         model.load_state_dict(state)
-        text_embeddings, metadata = _read_tensors(folder / VOCABULARY)
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError) as error:
         # The first line of torch's message may be only "Error(s) in loading state_dict".
         message = shorten(" ".join(str(error).split()), 160)
-        raise InputError(
-            f"the run cannot be read ({message})", file=folder, hint="train it again"
-        ) from error
+        raise InputError(f"{problem} ({message})", file=folder, hint=hint) from error
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             message = f"the weights of {name} are not finite: the training diverged"
-            raise InputError(message, file=folder / WEIGHTS, hint="train it again")
+            raise InputError(message, file=folder / WEIGHTS, hint=hint)
     taxonomies = read_taxonomies(folder)
-    _check_embeddings(text_embeddings, taxonomies, recipe.model.text_dim, folder / VOCABULARY)
+    _check_embeddings(text_embeddings, taxonomies, recipe.model.text_dim, vocabulary)
     encoding, encoder_digest = Encoding.from_metadata(metadata)
     return Run(
         path=folder,
@@ -182,10 +182,3 @@ def _check_embeddings(
         if shape != expected:
             message = f"the class embeddings are {shape}, the run needs {expected}"
             raise InputError(message, file=file, record=short(name), hint="train it again")
-
-
-def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file."""
-    with safe_open(file, framework="pt") as opened:
-        names = opened.keys()
-        return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}

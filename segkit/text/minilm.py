@@ -16,6 +16,7 @@ from segkit.errors import InputError, SegkitError
 from segkit.extras import require_extra
 from segkit.hub import HF_PREFIX, fetch_model, is_cached, model_name
 from segkit.storage import reason
+from segkit.tensor_file import read_tensors
 
 Floats = NDArray[np.float32]
 
@@ -41,13 +42,12 @@ class MiniLM:
     """The model, loaded from a folder with its tokenizer and weights."""
 
     def __init__(self, folder: Path) -> None:
-        from safetensors.numpy import load_file
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
-        self._weights: dict[str, Floats] = load_file(folder / WEIGHTS)
+        self._weights: dict[str, Floats] = read_tensors(folder / WEIGHTS)
         names = (name for name in self._weights if name.startswith("encoder.layer."))
         self._layers = 1 + max(int(name.split(".")[2]) for name in names)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from segkit.atomic import new_file
 from segkit.errors import InputError
+from segkit.tensor_file import read_metadata, read_tensors, write_tensors
 from segkit.text.encoders import Vectors
 from segkit.text.encoding import Encoding
 
@@ -28,26 +29,22 @@ class EmbeddingTable:
 
 def read_table(file: Path) -> EmbeddingTable:
     """Read a file of `write_table`; InputError if it is not one."""
-    from safetensors import SafetensorError, safe_open
-
+    problem = "not a table of embeddings"
+    hint = "delete it and run `segkit vocabulary encode` again"
+    tensors = read_tensors(file, ("embeddings", "mean"), problem=problem, hint=hint)
+    metadata = read_metadata(file, problem=problem, hint=hint)
     try:
-        with safe_open(file, framework="numpy") as opened:
-            metadata = opened.metadata()
-            words = json.loads(metadata["words"])
-            vectors = unit(opened.get_tensor("embeddings").astype(np.float32))  # (N, D)
-            rows = dict(zip(words, vectors, strict=True))
-            unknown = frozenset(json.loads(metadata.get("unknown", "[]")))
-            mean, weights = opened.get_tensor("mean"), metadata.get("weights")
-            return EmbeddingTable(rows, mean, weights, unknown)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        hint = "delete it and run `segkit vocabulary encode` again"
-        raise InputError(f"not a table of embeddings ({error})", file=file, hint=hint) from error
+        words = json.loads(metadata["words"])
+        vectors = unit(tensors["embeddings"].astype(np.float32))  # (N, D)
+        rows = dict(zip(words, vectors, strict=True))
+        unknown = frozenset(json.loads(metadata.get("unknown", "[]")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{problem} ({error})", file=file, hint=hint) from error
+    return EmbeddingTable(rows, tensors["mean"], metadata.get("weights"), unknown)
 
 
 def write_table(file: Path, table: EmbeddingTable, encoding: Encoding) -> None:
     """Write a table with float16 vectors, visible to readers only when complete."""
-    from safetensors.numpy import save_file
-
     words = sorted(table.rows)
     vectors = np.stack([table.rows[word] for word in words])  # (N, D)
     metadata = {
@@ -60,8 +57,8 @@ def write_table(file: Path, table: EmbeddingTable, encoding: Encoding) -> None:
     if table.encoder_digest:
         metadata["weights"] = table.encoder_digest
     with new_file(file) as draft:
-        save_file({"embeddings": vectors.astype(np.float16), "mean": table.mean}, draft, metadata)
-        draft.chmod(0o644)  # safetensors writes 0600, which a wheel would keep
+        tensors = {"embeddings": vectors.astype(np.float16), "mean": table.mean}
+        write_tensors(draft, tensors, metadata)
 
 
 def unit(rows: Vectors) -> Vectors:

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from safetensors.torch import save_model
 from torch import nn
 
 from segkit.runs import content_files
 from segkit.runs.init_from import init_from_parents
 from segkit.runs.run import check_readable
-from segkit.runs.run_manifest import CHECKPOINTS, WEIGHTS
+from segkit.runs.run_manifest import CHECKPOINTS
 from segkit.shards.publish import Staging
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training.preflight import recipe_encoding
@@ -26,8 +25,7 @@ def write_inputs(setup: TrainingSetup, folder: Path) -> None:
 
 def write_model(setup: TrainingSetup, model: nn.Module, step: int, stage: Staging) -> None:
     """Write the EMA weights after a step, then the manifest, which marks the run as complete."""
-    save_model(model, str(stage.path / WEIGHTS), {"format": "pt"})
-    (stage.path / WEIGHTS).chmod(0o644)  # safetensors writes 0600
+    content_files.write_weights(stage.path, model)
     content_files.write_manifest(
         stage.path,
         setup.recipe,

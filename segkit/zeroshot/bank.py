@@ -12,8 +12,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from segkit import __version__, parse
 from segkit.errors import InputError
@@ -28,6 +26,7 @@ from segkit.shards.publish import MANIFEST, Staging, resolve
 from segkit.shards.relative_names import relocate
 from segkit.storage import StrPath, file_sha256, location, reason
 from segkit.taxonomy import Taxonomy
+from segkit.tensor_file import read_tensors, write_tensors
 
 FEATURES, IMAGE_IDS = "features.safetensors", "image_ids.json"
 _HINT = "give a bank that `segkit zeroshot bank` wrote"
@@ -119,8 +118,7 @@ class FeatureBank:
             "labels": self.labels,
             "images": self.images,
         }
-        save_file(columns, stage.path / FEATURES)
-        (stage.path / FEATURES).chmod(0o644)  # safetensors writes 0600
+        write_tensors(stage.path / FEATURES, columns)
         text = json.dumps(self.image_ids, ensure_ascii=False)
         (stage.path / IMAGE_IDS).write_text(text + "\n", "utf-8")
         files = {file: file_sha256(stage.path / file) for file in (FEATURES, IMAGE_IDS)}
@@ -239,20 +237,18 @@ def _check_file(file: Path, recorded: str | None) -> None:
 def _read_columns(
     file: Path,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    try:
-        with safe_open(file, framework="np") as opened:
-            features, labels, images = map(opened.get_tensor, ("features", "labels", "images"))
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"not readable ({reason(error)})", file=file, hint=_HINT) from error
+    columns = read_tensors(file, ("features", "labels", "images"), hint=_HINT)
+    features, labels, images = columns.values()
     return features.astype(np.float32), labels.astype(np.int64), images.astype(np.int64)
 
 
 def _check_content(bank: FeatureBank, file: Path) -> None:
     """Refuse columns that do not fit each other, the classes or the images."""
-    rows = len(bank.labels)
+    columns = (bank.features, bank.labels, bank.images)
+    rows = (bank.labels.size,)
     problems: Sequence[tuple[bool, str]] = (
-        (bank.features.ndim != 2 or len(bank.features) != rows, "columns of unequal length"),
-        (len(bank.images) != rows, "columns of unequal length"),
+        (any(column.shape[:1] != rows for column in columns), "columns of unequal length"),
+        ([column.ndim for column in columns] != [2, 1, 1], "columns of another shape"),
         (
             bool({*bank.seen_classes.by_id} & {*bank.unseen_classes.by_id}),
             "a class that is seen and unseen",

@@ -13,10 +13,10 @@ from segkit.errors import InputError
 from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import TextResidualClassifier
 from segkit.recipes.schema import Recipe
-from segkit.runs.content_files import write_inputs, write_manifest, write_tensors
+from segkit.runs.content_files import write_inputs, write_manifest, write_weights
 from segkit.runs.import_checkpoint import set_class_head
 from segkit.runs.run import Run, check_readable
-from segkit.runs.run_manifest import METRICS, WEIGHTS
+from segkit.runs.run_manifest import METRICS
 from segkit.shards.manifest import Parent
 from segkit.shards.publish import Staging, staging
 from segkit.taxonomy import Taxonomy
@@ -207,7 +207,7 @@ def _write_run(
     rows = {**run.text_embeddings, place: run.class_embeddings(classes).text.cpu()}
     metadata = run.encoding.to_metadata(run.encoder_digest)
     write_inputs(folder, recipe, taxonomies, rows, metadata)
-    write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
+    write_weights(folder, model)
     write_manifest(
         folder,
         recipe,
