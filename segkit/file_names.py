@@ -12,7 +12,6 @@ from collections.abc import Container
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 from segkit import storage
 from segkit.errors import InputError
@@ -21,7 +20,6 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 _MAX_BYTES = 200
 """Bytes of a part of a file name; file systems allow 255, and a file being written has a longer
 name."""
-_FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 _MARK = "~"
 """Stands before the hash in a changed name; names that contain it are always changed."""
 
@@ -40,20 +38,13 @@ def expand_home(text: str) -> str:
     return text
 
 
-def name_forms(name: str) -> tuple[str, ...]:
-    """A name as it is written, then in the Unicode forms NFC and NFD where these differ.
+def known_form(name: str, known: Container[str]) -> str | None:
+    """The form of a name that is known: as it is written, else in Unicode's NFC or NFD, or None.
 
     Files from macOS are often named in NFD, and lists of them in NFC, which looks the same.
     """
-    if name.isascii():
-        return (name,)
-    forms = (unicodedata.normalize(form, name) for form in _FORMS)
-    return tuple(dict.fromkeys((name, *forms)))
-
-
-def known_form(name: str, known: Container[str]) -> str | None:
-    """The form of a name that is known, preferably that which is written; None if none is."""
-    return next((form for form in name_forms(name) if form in known), None)
+    forms = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    return next((form for form in forms if form in known), None)
 
 
 class UnsafeNameError(ValueError):

@@ -91,7 +91,7 @@ def init_from(model: "DataSeg", source: str, encoding: Encoding) -> None:
     from segkit.runs.open_run import load_run
 
     run = load_run(source)
-    _check_run(model.config, encoding, run.recipe, run.encoding, run.path)
+    _check_compatible(model.config, encoding, run.recipe, run.encoding, run.path)
     parts = [part for key, part in _ADDED_PARTS.items() if not _has_part(run.recipe.model, key)]
     kept = {n: w for n, w in model.state_dict().items() if any(part in n for part in parts)}
     model.load_state_dict({**kept, **run.model.state_dict()})
@@ -120,7 +120,7 @@ def check_init_from(recipe: Recipe, source: str) -> None:
     later = {k: value for k, value in later.items() if k not in recipe.model.model_fields_set}
     config = recipe.model.model_copy(update=later)
     encoding = Encoding.from_names(recipe.text.encoder, recipe.text.templates)
-    _check_run(config, encoding, run, read_encoding(folder)[0], folder)
+    _check_compatible(config, encoding, run, read_encoding(folder)[0], folder)
 
 
 def read_encoding(folder: Path) -> tuple[Encoding, str | None]:
@@ -144,7 +144,7 @@ def init_from_parents(source: str | None, home: Path) -> tuple[Parent, ...]:
     return (run_parent(folder, read_run_manifest(folder), home),)
 
 
-def _check_run(
+def _check_compatible(
     config: ModelConfig, encoding: Encoding, run: Recipe, run_encoding: Encoding, folder: Path
 ) -> None:
     """Raise InputError where a model differs from a run in architecture or encoding."""
