@@ -1,5 +1,6 @@
 """Every help has a worked example, and the command lines of help texts and pages are valid."""
 
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -7,8 +8,15 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from segkit.commands import app as program
+from segkit.parse import parse_size
+from segkit.sample import MIN_DRAWN_SCORE
+from segkit.shards.leakage import MAX_DISTANCE
+from segkit.shards.writer import SHARD_BYTES
+from segkit.sources.visual_genome import CLASSES
+from segkit.training.selftrain import selftrain
 from tests.test_docs import PAGES, ROOT
 
 
@@ -52,6 +60,27 @@ def test_each_help_has_a_valid_example_and_unbroken_paragraphs(name: str) -> Non
         line = example.removeprefix("Example: ")
         assert line.startswith(name)
         check_line(line)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "default"),
+    [
+        ("leakage", "--near", MAX_DISTANCE),
+        ("show", "--min-score", MIN_DRAWN_SCORE),
+        ("browse", "--min-score", MIN_DRAWN_SCORE),
+        ("convert coco", "--shard-size", SHARD_BYTES),
+        ("convert visual-genome", "--classes", CLASSES),
+        ("selftrain", "--rounds", inspect.signature(selftrain).parameters["rounds"].default),
+    ],
+)
+def test_the_default_in_a_help_is_that_of_the_library(
+    name: str, option: str, default: float
+) -> None:
+    text = CliRunner().invoke(program.app, [*name.split(), "--help"]).stdout
+    words = " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
+    match = re.search(rf" {option} (?:(?! --).)*?\[default: ([^\]]+)\]", words)
+    assert match is not None
+    assert default == (float(match[1]) if match[1][-1].isdigit() else parse_size(match[1], option))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from segkit.browse.media import image_file
+from segkit.data.batch import Batch
 from segkit.data.mix import DataMix
 from segkit.errors import InputError
 from segkit.export.destination import write_images
@@ -84,9 +85,9 @@ def relabeled(data: ShardSet, out: Path, **options: bool) -> ShardSet:
     return relabel(data, out / "new", TAXONOMY, {3: 3, 7: 7}, {}, **options)
 
 
-def batches(data: ShardSet, out: Path, **options: bool) -> None:
+def batches(data: ShardSet, **options: bool) -> list[Batch]:
     config = DataConfig(image_size=32, batch_size=COUNT, **options)
-    list(DataMix([("toy", data, 1.0)], config, seed=0).batches(0, 2))
+    return list(DataMix([("toy", data, 1.0)], config, seed=0).batches(0, 2))
 
 
 USES: dict[str, Callable[[ShardSet, Path], object]] = {
@@ -98,7 +99,7 @@ USES: dict[str, Callable[[ShardSet, Path], object]] = {
     "merge": merged,
     "split": parts,
     "relabel": relabeled,
-    "train": batches,
+    "train": lambda data, out: batches(data),
 }
 
 
@@ -114,11 +115,25 @@ def test_a_flipped_bit_is_refused_in_one_line(damaged: ShardSet, tmp_path: Path,
     assert not list((tmp_path / "out").glob("parts/*/v1"))
 
 
-@pytest.mark.parametrize("use", [merged, parts, relabeled, batches])
-def test_verification_can_be_turned_off(
-    damaged: ShardSet, tmp_path: Path, use: Callable[..., object]
+@pytest.mark.parametrize("use", [merged, parts, relabeled])
+def test_without_verification_the_images_are_published_as_they_are(
+    damaged: ShardSet, tmp_path: Path, use: Callable[..., ShardSet | dict[str, ShardSet]]
 ) -> None:
-    use(damaged, tmp_path / "out", verify_images=False)
+    published = use(damaged, tmp_path / "out", verify_images=False)
+    sets = published.values() if isinstance(published, dict) else [published]
+    read = {
+        sample.id[-3:]: shards.image_bytes(sample, verify=False)  # merge adds a prefix
+        for shards in map(ShardSet.open, (shards.path for shards in sets))
+        for sample in shards.samples()
+    }
+    expected = {f"{n:03d}": bitmap(n) for n in range(COUNT)}
+    flipped = damaged.image_bytes(damaged.sample(DAMAGED), verify=False)
+    assert flipped != expected[f"{DAMAGED:03d}"]
+    assert read == {**expected, f"{DAMAGED:03d}": flipped}
+
+
+def test_training_without_verification_gets_every_image(damaged: ShardSet) -> None:
+    assert len(batches(damaged, verify_images=False)) == 2
 
 
 def test_validate_lists_the_image(damaged: ShardSet) -> None:
