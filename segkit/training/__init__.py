@@ -1,6 +1,7 @@
 """Training: from a recipe and shard sets to a published run.
 
 train.py          train(): resolve the recipe, open the data, train, publish a version
+builders.py       the batches and the Trainer of a setup, with its model
 trainer.py        Trainer: model, EMA, optimizer, loss scale and step; the training step
 preflight.py      refuse what cannot be trained, before PyTorch is imported
 selftrain.py      selftrain(): a run labels boxes, the next run learns from its masks, in rounds

@@ -5,15 +5,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-import torch
-
 from segkit import distributed
-from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.mix import DataMix
 from segkit.errors import InputError, Notice
 from segkit.file_names import path_text
-from segkit.model.dataseg import DataSeg
-from segkit.runs.init_from import init_from
 from segkit.runs.run_manifest import (
     CHECKPOINTS,
     TAXONOMIES,
@@ -24,18 +19,10 @@ from segkit.runs.run_manifest import (
 from segkit.shards.publish import Staging, staging
 from segkit.storage import StrPath, is_remote, location
 from segkit.training import checkpoint
-from segkit.training.preflight import (
-    check_resumable,
-    recipe_encoding,
-    require_no_interrupted_run,
-)
+from segkit.training.builders import build_mix, build_trainer
+from segkit.training.preflight import check_resumable, require_no_interrupted_run
 from segkit.training.publish_run import publish, write_inputs, write_model
-from segkit.training.setup import (
-    TrainingSetup,
-    WeightedSets,
-    require_batch_statistics,
-    weighted_sets,
-)
+from segkit.training.setup import TrainingSetup, WeightedSets, weighted_sets
 from segkit.training.trainer import Callbacks, Trainer
 
 
@@ -96,10 +83,10 @@ def train(
             order = _interrupted_order(location(out)) if distributed.rank() == 0 else []
             setup = setup.in_order(distributed.broadcast_object(order))
         # Before staging: an error here must not remove an interrupted run.
-        mix, trainer = _build_mix(setup), _build_trainer(setup)
+        mix, trainer = build_mix(setup), build_trainer(setup)
         if not resume and not is_remote(folder := location(out)):
             checkpoint.require_space(folder, list(trainer.model.parameters()))
-        with _open_stage(location(out), setup, resume=resume, restart=restart) as stage:
+        with open_stage(location(out), setup, resume=resume, restart=restart) as stage:
             return _train(trainer, mix, stage, callbacks or Callbacks())
 
 
@@ -114,39 +101,17 @@ def _interrupted_order(out: Path) -> list[str]:
     return []
 
 
-def _build_mix(setup: TrainingSetup) -> DataMix:
-    """The batches of this process."""
-    return DataMix(
-        [(data.name, data.shards, data.weight) for data in setup.datasets],
-        setup.recipe.data,
-        seed=setup.recipe.training.seed,
-        trust_scores=setup.recipe.loss.trust_scores,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-    )
-
-
-def _build_trainer(setup: TrainingSetup) -> Trainer:
-    """A trainer with the model as the recipe initializes it."""
-    recipe = setup.recipe
-    torch.manual_seed(recipe.training.seed)
-    model = DataSeg(recipe.model)
-    require_batch_statistics(model.train(), recipe.data)
-    if recipe.model.init_from is not None:
-        init_from(model, recipe.model.init_from, recipe_encoding(recipe))
-    if recipe.training.activation_checkpointing:
-        model.recompute_activations()
-    if recipe.training.compile:
-        model.compile_parts()
-    is_thing = {data.name: data.embeddings.is_thing.to(setup.device) for data in setup.datasets}
-    return Trainer(model, SetCriterion(recipe.loss, is_thing), setup)
-
-
 @contextmanager
-def _open_stage(
+def open_stage(
     out: Path, setup: TrainingSetup, *, resume: bool, restart: bool
 ) -> Iterator[Staging]:
-    """The run's staging directory: the first process holds it, the others share its path."""
+    """The run's staging directory: the first process holds it, the others share its path.
+
+    Raises:
+        InputError: what is to be resumed has another fingerprint, or an interrupted run with
+            neither `resume` nor `restart`.
+        SegkitError: another process is writing to `out`.
+    """
     fingerprint, is_first = setup.fingerprint(), distributed.rank() == 0
     left = None
     if resume:

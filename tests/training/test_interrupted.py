@@ -24,7 +24,7 @@ from segkit.stopping import StoppedError
 from segkit.text.encoders import TextEncoder, Vectors
 from segkit.training import checkpoint
 from segkit.training.preflight import check_training
-from segkit.training.train import _open_stage, train
+from segkit.training.train import open_stage, train
 from segkit.training.trainer import Callbacks
 from tests.training.test_train import steps_of, stop_after
 from tests.training.toy import write_toy_set
@@ -224,11 +224,11 @@ def test_only_the_first_process_reads_what_an_interrupted_run_left(
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     broadcasts = iter(({"seed": 1}, "the first one's directory", {"seed": 2}))
     monkeypatch.setattr(distributed, "broadcast_object", lambda value: next(broadcasts))
-    with _open_stage(tmp_path, setup, resume=True, restart=False) as stage:
+    with open_stage(tmp_path, setup, resume=True, restart=False) as stage:
         assert stage == "the first one's directory"
     with (
         pytest.raises(InputError, match="differ in their seed"),
-        _open_stage(tmp_path, setup, resume=True, restart=False),
+        open_stage(tmp_path, setup, resume=True, restart=False),
     ):
         pass
 

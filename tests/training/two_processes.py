@@ -22,11 +22,12 @@ from segkit.model.dataseg import DataSeg
 from segkit.model.text_classifier import TextClassifier
 from segkit.recipes.schema import LossConfig, OptimizerConfig
 from segkit.stopping import StoppedError
+from segkit.training.builders import build_mix, build_trainer
 from segkit.training.logging import StepRecord
 from segkit.training.optimizer import build_optimizer, named_state
 from segkit.training.setup import TrainingSetup
 from segkit.training.sharding import full_state_dict, shard
-from segkit.training.train import _build_mix, _build_trainer, train
+from segkit.training.train import train
 from segkit.training.trainer import Callbacks, Trainer
 from tests.criterion.scenes import IS_THING, MODEL, make_batch, rectangles
 from tests.training.stand_in import batches, freeze_mode, make_trainer, take_steps
@@ -155,7 +156,7 @@ def take_varied_steps(tiny: str, sets: list[str], *overrides: str) -> dict[str, 
         device="cpu",
         overrides=[*EXACT, "model.foreground=4", *overrides],
     )
-    trainer, mix = _build_trainer(setup), _build_mix(setup)
+    trainer, mix = build_trainer(setup), build_mix(setup)
     with closing(batch for _, batch in mix.batches(0, VARIED_STEPS, pinned=False)) as data:
         list(take_steps(trainer, data))
     state = named_state(trainer.model, trainer.optimizer)

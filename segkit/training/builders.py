@@ -1,0 +1,45 @@
+"""Build what a training setup describes: the batches of this process, and the trainer."""
+
+import torch
+
+from segkit import distributed
+from segkit.criterion.set_criterion import SetCriterion
+from segkit.data.mix import DataMix
+from segkit.model.dataseg import DataSeg
+from segkit.runs.init_from import init_from
+from segkit.training.preflight import recipe_encoding
+from segkit.training.setup import TrainingSetup, require_batch_statistics
+from segkit.training.trainer import Trainer
+
+
+def build_mix(setup: TrainingSetup) -> DataMix:
+    """The batches of this process."""
+    return DataMix(
+        [(data.name, data.shards, data.weight) for data in setup.datasets],
+        setup.recipe.data,
+        seed=setup.recipe.training.seed,
+        trust_scores=setup.recipe.loss.trust_scores,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+
+
+def build_trainer(setup: TrainingSetup) -> Trainer:
+    """A trainer with the model as the recipe initializes it, on the setup's device.
+
+    Raises:
+        InputError: `model.init_from` cannot be loaded into the model, or a batch is too small for
+            its batch statistics.
+    """
+    recipe = setup.recipe
+    torch.manual_seed(recipe.training.seed)
+    model = DataSeg(recipe.model)
+    require_batch_statistics(model.train(), recipe.data)
+    if recipe.model.init_from is not None:
+        init_from(model, recipe.model.init_from, recipe_encoding(recipe))
+    if recipe.training.activation_checkpointing:
+        model.recompute_activations()
+    if recipe.training.compile:
+        model.compile_parts()
+    is_thing = {data.name: data.embeddings.is_thing.to(setup.device) for data in setup.datasets}
+    return Trainer(model, SetCriterion(recipe.loss, is_thing), setup)
