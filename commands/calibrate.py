@@ -57,7 +57,7 @@ def calibrate(
     from segkit.runs.open_run import check_inference, run_folder
     from segkit.runs.run_manifest import read_run_manifest
     from segkit.shards.lineage import training_digests
-    from segkit.shards.publish import check_staging
+    from segkit.shards.publish import check_staging, version_number
     from segkit.shards.reader import ShardSet
     from segkit.workers.devices import check_device
 
@@ -90,7 +90,7 @@ def calibrate(
     report = write_report(path, lambda: page)
     result = {
         "path": str(path),
-        "version": int(path.name[1:]),
+        "version": version_number(path),
         "digest": manifest.digest,
         "seed": calibration.seed,
         "tta": tta,

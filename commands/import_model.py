@@ -54,6 +54,7 @@ def import_model(
     # Below what is refused at once: these take seconds to import.
     from segkit.runs.import_checkpoint import import_checkpoint
     from segkit.runs.open_run import load_run
+    from segkit.shards.publish import version_number
 
     with status(f"importing {source}"):
         path = import_checkpoint(spec, out, TextConfig(encoder=encoder, templates=templates))
@@ -62,7 +63,7 @@ def import_model(
     inference = run.recipe.inference
     result = {
         "path": str(path.resolve()),
-        "version": int(path.name[1:]),
+        "version": version_number(path),
         "digest": run.manifest.digest,
         "vocabulary": taxonomy.name,
         "classes": {category.name: category.kind for category in taxonomy.categories},

@@ -131,6 +131,7 @@ def train(
     from segkit import distributed
     from segkit.metrics.output import headline
     from segkit.runs.run_manifest import read_run_manifest
+    from segkit.shards.publish import version_number
     from segkit.training.logging import evaluations
     from segkit.training.train import train as train_run
     from segkit.training.trainer import Callbacks
@@ -146,7 +147,7 @@ def train(
     evaluation = evaluations(path, manifest.steps)
     result = {
         "path": str(path.resolve()),
-        "version": int(path.name[1:]),
+        "version": version_number(path),
         "digest": manifest.digest,
         "steps": manifest.steps,
         "loss": display.loss,

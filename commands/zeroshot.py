@@ -91,7 +91,8 @@ def train(
     Example: segkit zeroshot train --bank work/bank --out work/run-zero-shot
     """
     from segkit.extras import require_extra
-    from segkit.zeroshot.bank import bank_parent, bank_run, open_bank
+    from segkit.shards.manifest import Parent
+    from segkit.zeroshot.bank import bank_run, open_bank
     from segkit.zeroshot.settings import ZeroShotSettings
 
     require_extra("train", "a model")
@@ -108,7 +109,7 @@ def train(
         written = write_head(
             run,
             content,
-            bank_parent(folder, manifest, out),
+            Parent.from_version(folder, manifest.digest, out),
             chosen,
             out,
             arguments,

@@ -189,7 +189,7 @@ def label_shards(
         image_roots = {
             name: digest for note in notes for name, digest in note["image_roots"].items()
         }
-        header = view_header(header, (data,), stage.home, image_roots)
+        header = view_header(header, (data,), stage.destination, image_roots)
         layer = finish(stage, len(shards), header, Ledger(), force=force)
         return layer, sum((Counter(note["counts"]) for note in notes), Counter())
 

@@ -6,13 +6,7 @@ from pathlib import Path
 from segkit import __version__
 from segkit.runs.calibration import Calibration
 from segkit.runs.run import Run, check_readable
-from segkit.runs.run_manifest import (
-    CALIBRATION,
-    CONTENT,
-    RunManifest,
-    file_digests,
-    run_parent,
-)
+from segkit.runs.run_manifest import CALIBRATION, CONTENT, RunManifest, file_digests
 from segkit.shards.manifest_file import manifest_text
 from segkit.shards.publish import MANIFEST, staging
 from segkit.shards.reader import ShardSet
@@ -61,10 +55,7 @@ def publish_calibrated(
                     "seed": calibration.seed,
                     **({"tta": True} if calibration.tta else {}),
                 },
-                "parents": (
-                    run_parent(run.path, run.manifest, stage.home),
-                    data.as_parent(stage.home),
-                ),
+                "parents": (run.as_parent(destination), data.as_parent(destination)),
                 "files": files,
                 "digest": RunManifest.content_digest(files),
                 "logs": {},

@@ -6,21 +6,18 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from segkit import parse
 from segkit.masks.boxes import AREAS, in_size
+from segkit.shards.manifest import Strict
 
 BINS = 10
 """Of expected IoU, of equal width, that the calibration error compares with the IoU."""
 Floats = NDArray[np.float64]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ScoreMap(_Strict):
+class ScoreMap(Strict):
     """A map from raw score to expected IoU that never falls, linear between its knots."""
 
     scores: tuple[float, ...] = Field(min_length=1)
@@ -45,7 +42,7 @@ class ScoreMap(_Strict):
         return np.interp(scores, self.scores, self.ious)
 
 
-class ReliabilityBin(_Strict):
+class ReliabilityBin(Strict):
     """Held-out boxes of similar expected IoU."""
 
     expected: float
@@ -55,7 +52,7 @@ class ReliabilityBin(_Strict):
     boxes: int
 
 
-class CalibrationCheck(_Strict):
+class CalibrationCheck(Strict):
     """Figures of a calibration on boxes of images that it was not fitted to."""
 
     images: int
@@ -75,7 +72,7 @@ class CalibrationCheck(_Strict):
     """By expected IoU, ten of equal width; those without a box are left out."""
 
 
-class Calibration(_Strict):
+class Calibration(Strict):
     """The content of `calibration.json`."""
 
     schema_name: Literal["segkit.calibration/1"] = Field("segkit.calibration/1", alias="schema")

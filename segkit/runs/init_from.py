@@ -13,7 +13,7 @@ from segkit.errors import InputError
 from segkit.file_names import expand_home
 from segkit.hub import HF_PREFIX, fetch_model, is_hugging_face, model_name, require_run
 from segkit.recipes.schema import ModelConfig, Recipe
-from segkit.runs.run_manifest import VOCABULARY, read_run_manifest, run_parent
+from segkit.runs.run_manifest import VOCABULARY, read_run_manifest
 from segkit.shards.manifest import Parent
 from segkit.shards.publish import resolve
 from segkit.storage import local_path
@@ -133,15 +133,15 @@ def read_encoding(folder: Path) -> tuple[Encoding, str | None]:
     return Encoding.from_metadata(read_metadata(folder / VOCABULARY, problem=problem, hint=hint))
 
 
-def init_from_parents(source: str | None, home: Path) -> tuple[Parent, ...]:
-    """The run in `model.init_from` as a parent of the version at `home`.
+def init_from_parents(source: str | None, destination: Path) -> tuple[Parent, ...]:
+    """The run in `model.init_from` as a parent of any version under the directory `destination`.
 
     Empty for other sources.
     """
     if source is None or is_hugging_face(source):
         return ()
     folder = resolve(local_path(source)).resolve()
-    return (run_parent(folder, read_run_manifest(folder), home),)
+    return (Parent.from_version(folder, read_run_manifest(folder).digest, destination),)
 
 
 def _check_compatible(

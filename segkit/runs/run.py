@@ -26,10 +26,9 @@ from segkit.runs.run_manifest import (
     manifest_of,
     read_taxonomies,
     refuse_damage,
-    run_parent,
 )
 from segkit.shards.manifest import Parent
-from segkit.storage import StrPath, location
+from segkit.storage import StrPath
 from segkit.taxonomy import Category, Taxonomy
 from segkit.tensor_file import read_metadata, read_tensors
 from segkit.text.embeddings import EmbeddingStore
@@ -87,8 +86,7 @@ class Run:
 
     def as_parent(self, destination: StrPath) -> Parent:
         """This run as a parent of any version under the directory `destination`."""
-        version = location(destination).resolve() / "v1"  # all versions are at the same depth
-        return run_parent(self.path, self.manifest, version)
+        return Parent.from_version(self.path, self.manifest.digest, destination)
 
     def as_arguments(self) -> dict[str, Any]:
         """The run and its inference settings, overrides included, for a manifest's arguments."""

@@ -5,16 +5,15 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from segkit import parse
 from segkit.errors import InputError
 from segkit.file_names import is_unsafe
 from segkit.shards.consistency import Violation
-from segkit.shards.manifest import Parent
-from segkit.shards.manifest_file import verify_content
+from segkit.shards.manifest import Parent, Strict
+from segkit.shards.manifest_file import read_typed
 from segkit.shards.publish import MANIFEST, interrupted, resolve
-from segkit.shards.relative_names import relocate
 from segkit.storage import file_sha256, location, reason
 from segkit.taxonomy import Taxonomy
 
@@ -37,10 +36,8 @@ def interrupted_training(out: str | Path) -> dict[str, Any] | None:
     return left if left is not None and left.get("command") == "train" else None
 
 
-class RunManifest(BaseModel):
+class RunManifest(Strict):
     """The manifest of a version of a training run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_name: Literal["segkit.run/1"] = Field("segkit.run/1", alias="schema")
     """`schema` in the file; absent from the manifests of early versions, which still load."""
@@ -143,13 +140,6 @@ def is_complete(folder: Path) -> bool:
         return False
 
 
-def run_parent(folder: Path, manifest: RunManifest, home: Path) -> Parent:
-    """The run in `folder` as a parent of the version at `home`."""
-    return Parent(
-        path=relocate(".", folder, home), version=int(folder.name[1:]), digest=manifest.digest
-    )
-
-
 def read_run_manifest(spec: str | Path, *, verify: bool = True) -> RunManifest:
     """The manifest of a run.
 
@@ -165,21 +155,8 @@ def read_run_manifest(spec: str | Path, *, verify: bool = True) -> RunManifest:
 
 def manifest_of(folder: Path, *, verify: bool = True) -> RunManifest:
     """The manifest in the directory of a run's version; see `read_run_manifest`."""
-    file = folder / MANIFEST
-    hint = "give a run that segkit train wrote"
-    try:
-        data = parse.read_bytes(file)
-        content = parse.parse_json(data, file=file, hint=hint)
-        noun = "the manifest of a run"
-        manifest = parse.checked(RunManifest, data, file=file, noun=noun, hint=hint, parsed=True)
-    except InputError as error:
-        if error.record != "schema_version":
-            raise
-        hint = "a newer version of segkit may read it"
-        raise InputError(error.message, file=file, record=error.record, hint=hint) from error
-    if verify:
-        verify_content(content, file)
-    return manifest
+    noun, hint = "the manifest of a run", "give a run that segkit train wrote"
+    return read_typed(RunManifest, folder, noun=noun, hint=hint, verify=verify)
 
 
 def read_taxonomies(folder: Path) -> dict[str, Taxonomy]:

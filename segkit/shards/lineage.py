@@ -9,7 +9,7 @@ from segkit import parse
 from segkit.errors import InputError, SegkitError
 from segkit.shards.locations import parent_path
 from segkit.shards.manifest_file import read_content, verify_content
-from segkit.shards.publish import MANIFEST, resolve
+from segkit.shards.publish import MANIFEST, resolve, version_number
 from segkit.shards.reader import ShardSet, read_manifest
 from segkit.taxonomy import Taxonomy
 
@@ -24,7 +24,7 @@ def describe(spec: str | Path) -> dict[str, Any]:
     if manifest.get("type") in ("run", "bank"):
         return {
             "path": str(path),
-            "version": int(path.name[1:]),
+            "version": version_number(path),
             **manifest,
             "parents": lineage(path, manifest),
         }
@@ -98,7 +98,7 @@ def _describe_set(path: Path) -> dict[str, Any]:
     keys = ("images", "segments", "masked", "boxes_only", "classes")
     return {
         "path": str(path),
-        "version": int(path.name[1:]),
+        "version": version_number(path),
         "type": manifest.type,
         "name": manifest.name,
         "split": manifest.split,

@@ -3,11 +3,15 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from segkit.errors import SegkitError
+from segkit.shards.publish import version_number
+from segkit.shards.relative_names import relocate
+from segkit.storage import StrPath, location
 
 SCHEMA_VERSION = "1"
 SetKind = Literal["panoptic", "semantic", "instance", "boxes"]
@@ -49,19 +53,34 @@ Natural = Annotated[int, Field(ge=0)]
 """A count, which no arithmetic of a damaged manifest may turn negative."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Values that cannot be changed, read from an object without unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Parent(_Strict):
+class Parent(Strict):
     """A version that this one was made from."""
 
     path: str
     version: int = Field(ge=1)
     digest: Digest
 
+    @classmethod
+    def from_version(cls, folder: Path, digest: str, destination: StrPath) -> "Parent":
+        """A version as the manifest of another one names it.
 
-class Part(_Strict):
+        Args:
+            folder: directory of the parent.
+            digest: of its content, as its manifest states it.
+            destination: directory of the versions that the other one belongs to.
+        """
+        # all versions are at the same depth, and none, so not the parent, is v0
+        path = relocate(".", folder, location(destination) / "v0")
+        return cls(path=path, version=version_number(folder), digest=digest)
+
+
+class Part(Strict):
     """One shard: a Parquet file of labels, and the tar of its images where the set has its own."""
 
     labels: PartName
@@ -72,7 +91,7 @@ class Part(_Strict):
     images_bytes: Natural = 0
 
 
-class Count(_Strict):
+class Count(Strict):
     """One line of a ledger: input == kept + sum(dropped)."""
 
     input: Natural = 0
@@ -90,7 +109,7 @@ class Count(_Strict):
         return cls(input=kept + sum(codes.values()), kept=kept, dropped=codes, warnings=notes)
 
 
-class Ledger(_Strict):
+class Ledger(Strict):
     """The account of every annotation and every image of a source."""
 
     annotations: Count = Count()
@@ -107,7 +126,7 @@ class Ledger(_Strict):
                 raise SegkitError(f"the ledger does not balance for {name}: {sums}")
 
 
-class ClassStatistics(_Strict):
+class ClassStatistics(Strict):
     """Counts of one class of a set."""
 
     segments: Natural = 0
@@ -115,7 +134,7 @@ class ClassStatistics(_Strict):
     pixels: Natural = 0
 
 
-class Statistics(_Strict):
+class Statistics(Strict):
     """Counts over a whole version; class names are the taxonomy's."""
 
     images: Natural = 0
@@ -125,7 +144,7 @@ class Statistics(_Strict):
     classes: dict[str, ClassStatistics] = Field(default_factory=dict)
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """The manifest of a shard-set version."""
 
     schema_name: Literal["segkit.shards/1"] = Field("segkit.shards/1", alias="schema")

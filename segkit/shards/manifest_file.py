@@ -2,17 +2,21 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from segkit import parse
 from segkit.errors import InputError
+from segkit.shards.publish import MANIFEST
 
 DIGEST = "manifest_digest"
 """Key of the digest in the file."""
 _HINT = "copy the version again from where it is intact; `segkit validate` lists the damage"
+_Manifest = TypeVar("_Manifest", bound=BaseModel)
 
 
 def manifest_text(manifest: BaseModel) -> str:
@@ -45,6 +49,47 @@ def read_content(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError("not a manifest", file=file, hint="give a set or a run of segkit")
     return content
+
+
+def read_typed(
+    model: type[_Manifest],
+    folder: Path,
+    *,
+    noun: str,
+    hint: str,
+    other_types: Mapping[str, str] = MappingProxyType({}),
+    verify: bool = True,
+) -> _Manifest:
+    """The manifest in the directory of a version.
+
+    Args:
+        model: the manifest of such versions.
+        folder: the directory.
+        noun: what the file should hold, such as "the manifest of a run".
+        hint: of the errors of something else.
+        other_types: `type` of another manifest -> the message of its error.
+        verify: check the digest of the manifest, where it carries one.
+
+    Raises:
+        InputError: there is none, or that of something else, of a newer version of segkit, or a
+            damaged one.
+    """
+    file = folder / MANIFEST
+    data = parse.read_bytes(file)
+    content = parse.parse_json(data, file=file, hint=hint)
+    kind = str(content.get("type")) if isinstance(content, dict) else ""
+    if message := other_types.get(kind):
+        raise InputError(message, file=folder, hint=hint)
+    try:
+        manifest = parse.checked(model, data, file=file, noun=noun, hint=hint, parsed=True)
+    except InputError as error:
+        if error.record != "schema_version":
+            raise
+        hint = "a newer version of segkit may read it"
+        raise InputError(error.message, file=file, record=error.record, hint=hint) from error
+    if verify:
+        verify_content(content, file)
+    return manifest
 
 
 def is_intact(content: dict[str, Any]) -> bool:

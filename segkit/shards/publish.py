@@ -55,6 +55,11 @@ def versions(directory: Path) -> dict[int, Path]:
     return {n: path for n, path in places.items() if storage.is_file(path / MANIFEST)}
 
 
+def version_number(path: Path) -> int:
+    """The number of a version's directory: 2 for `v2`, or `.v2.partial` before it is visible."""
+    return int(re.sub(r"\D", "", path.name))
+
+
 def resolve(spec: storage.StrPath) -> Path:
     """The version directory that `DIR`, `DIR@v2` or the version directory's own path names.
 

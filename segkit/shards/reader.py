@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,17 +15,17 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from segkit import parse, storage
+from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.images.decode import decode_rgb
 from segkit.sample import Sample
-from segkit.shards import arrow, label_files, relative_names
+from segkit.shards import arrow, label_files
 from segkit.shards.byte_cache import ByteCache
 from segkit.shards.labeled_image import LabeledImage
 from segkit.shards.locations import Locations, labels_only
 from segkit.shards.manifest import Manifest, Parent, Part
-from segkit.shards.manifest_file import verify_content
-from segkit.shards.publish import MANIFEST, resolve
+from segkit.shards.manifest_file import read_typed
+from segkit.shards.publish import MANIFEST, resolve, version_number
 from segkit.shards.read_ahead import ReadAhead
 from segkit.taxonomy import Taxonomy
 
@@ -46,7 +45,7 @@ class ShardSet:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
-        self.version = int(re.sub(r"\D", "", path.name))  # v1, or .v1.partial before it is visible
+        self.version = version_number(path)
         self.manifest = manifest
         self.taxonomy = Taxonomy.from_json(manifest.taxonomy, file=path / MANIFEST)
         self._fetching: tuple[int, ReadAhead] | None = None
@@ -73,10 +72,9 @@ class ShardSet:
     def __repr__(self) -> str:
         return f"ShardSet({str(self.path)!r}, {self.manifest.kind}, {len(self)} images)"
 
-    def as_parent(self, directory: str | Path) -> Parent:
-        """This version as the manifest of a version in `directory` names its parent."""
-        path = relative_names.relocate(".", self.path, storage.location(directory))
-        return Parent(path=path, version=self.version, digest=self.manifest.digest)
+    def as_parent(self, destination: storage.StrPath) -> Parent:
+        """This version as a parent of any version under the directory `destination`."""
+        return Parent.from_version(self.path, self.manifest.digest, destination)
 
     def __getitem__(self, index: int) -> LabeledImage:
         """The image at an index, with its labels; negative indices count from the end."""
@@ -383,18 +381,6 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    file = path / MANIFEST
-    data = parse.read_bytes(file)
-    content = parse.parse_json(data, file=file, hint=_SET_HINT)
-    if isinstance(content, dict) and content.get("type") == "run":
-        raise run_error(path)
     noun = "the manifest of a shard set"
-    manifest = parse.checked(Manifest, data, file=file, noun=noun, hint=_SET_HINT, parsed=True)
-    if verify:
-        verify_content(content, file)
-    return manifest
-
-
-def run_error(path: Path) -> InputError:
-    """The error of a run that was given instead of a shard set."""
-    return InputError("is a run, not a shard set", file=path, hint=_SET_HINT)
+    foreign = {"run": "is a run, not a shard set"}
+    return read_typed(Manifest, path, noun=noun, hint=_SET_HINT, other_types=foreign, verify=verify)

@@ -111,8 +111,8 @@ def _claim(folder: Path, destination: Path, first: int, manifest: str) -> Path:
                 return version
             storage.delete(version / CLAIM)  # the input has changed since it was published
     token = uuid.uuid4().hex
-    for version in (destination / f"v{number}" for number in range(first, first + _MAX_TRIES)):
-        claim = {"version": int(version.name[1:]), "token": token}
+    for number in range(first, first + _MAX_TRIES):
+        version, claim = destination / f"v{number}", {"version": number, "token": token}
         # locally first, so that a kill leaves no claim in the store that no folder knows
         replace_bytes(folder / CLAIM, json.dumps(claim).encode())
         try:

@@ -218,25 +218,25 @@ def write_view(
     with staging(destination, fingerprint, inputs=inputs, resume=False) as stage:
         image_roots: dict[str, str] = {}
         count = _write_shards(stage, relocated(rows, stage.home, image_roots), SHARD_BYTES)
-        header = view_header(header, sets, stage.home, image_roots)
+        header = view_header(header, sets, destination, image_roots)
         return finish(stage, count, header, ledger(), force=force)
 
 
 def view_header(
-    header: Header, sets: Sequence[ShardSet], home: Path, image_roots: Mapping[str, str]
+    header: Header, sets: Sequence[ShardSet], destination: Path, image_roots: Mapping[str, str]
 ) -> Header:
     """The header of labels for the images of these sets, which become its first parents.
 
     Args:
         header: the other fields.
         sets: the sets that hold the images.
-        home: of the version, see `Staging`.
+        destination: directory of the versions.
         image_roots: as filled by `relocated`.
     """
     return replace(
         header,
         images_by=sets[0].manifest.images_by,
-        parents=(*(data.as_parent(home) for data in sets), *header.parents),
+        parents=(*(data.as_parent(destination) for data in sets), *header.parents),
         image_roots=dict(sorted(image_roots.items())),
     )
 

@@ -33,8 +33,8 @@ def write_model(setup: TrainingSetup, model: nn.Module, step: int, stage: Stagin
         command="train",
         arguments=setup.arguments,
         parents=(
-            *(data.shards.as_parent(stage.home) for data in setup.datasets),
-            *init_from_parents(setup.recipe.model.init_from, stage.home),
+            *(data.shards.as_parent(stage.destination) for data in setup.datasets),
+            *init_from_parents(setup.recipe.model.init_from, stage.destination),
         ),
         rates={data.name: data.weight for data in setup.datasets},
         steps=step,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from segkit import __version__, parse
 from segkit.errors import InputError
@@ -20,11 +20,10 @@ from segkit.runs.run_manifest import RunManifest, read_run_manifest
 from segkit.shards.check_manifest import check_parents
 from segkit.shards.consistency import Violation
 from segkit.shards.locations import parent_path
-from segkit.shards.manifest import Parent
-from segkit.shards.manifest_file import manifest_text, verify_content
+from segkit.shards.manifest import Parent, Strict
+from segkit.shards.manifest_file import manifest_text, read_typed
 from segkit.shards.publish import MANIFEST, Staging, resolve
-from segkit.shards.relative_names import relocate
-from segkit.storage import StrPath, file_sha256, location, reason
+from segkit.storage import file_sha256, reason
 from segkit.taxonomy import Taxonomy
 from segkit.tensor_file import read_tensors, write_tensors
 
@@ -32,10 +31,8 @@ FEATURES, IMAGE_IDS = "features.safetensors", "image_ids.json"
 _HINT = "give a bank that `segkit zeroshot bank` wrote"
 
 
-class BankManifest(BaseModel):
+class BankManifest(Strict):
     """The manifest of a version of a feature bank."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_name: Literal["segkit.bank/1"] = Field("segkit.bank/1", alias="schema")
     schema_version: Literal["1"] = "1"
@@ -155,19 +152,9 @@ def open_bank(spec: str | Path) -> tuple[Path, BankManifest, FeatureBank]:
 def read_bank(folder: Path) -> tuple[BankManifest, FeatureBank]:
     """Manifest and content of the bank in a version's directory; raises as `open_bank`."""
     file = folder / MANIFEST
-    data = parse.read_bytes(file)
-    content = parse.parse_json(data, file=file, hint=_HINT)
-    if isinstance(content, dict) and content.get("type", "bank") != "bank":
-        raise InputError("is not a feature bank", file=folder, hint=_HINT)
-    manifest = parse.checked(
-        BankManifest,
-        data,
-        file=file,
-        noun="the manifest of a feature bank",
-        hint=_HINT,
-        parsed=True,
-    )
-    verify_content(content, file)
+    noun = "the manifest of a feature bank"
+    foreign = dict.fromkeys(("run", "shards"), "is not a feature bank")
+    manifest = read_typed(BankManifest, folder, noun=noun, hint=_HINT, other_types=foreign)
     for name in (FEATURES, IMAGE_IDS):
         _check_file(folder / name, manifest.files.get(name))
     ids = parse.convert(
@@ -189,13 +176,6 @@ def check_bank(folder: Path) -> Iterator[Violation]:
         yield Violation("bank", Path(str(error.file or folder)).name, error.message)
         return
     yield from check_parents(folder.resolve(), manifest.parents)
-
-
-def bank_parent(folder: Path, manifest: BankManifest, destination: StrPath) -> Parent:
-    """The bank in `folder` as a parent of any version under the directory `destination`."""
-    home = location(destination).resolve() / "v1"  # all versions are at the same depth
-    path = relocate(".", folder, home)
-    return Parent(path=path, version=int(folder.name[1:]), digest=manifest.digest)
 
 
 def bank_run(folder: Path, manifest: BankManifest, checkpoint: str | None = None) -> Path:

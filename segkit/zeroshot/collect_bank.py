@@ -70,7 +70,7 @@ def write_bank(
         return bank.write(
             stage,
             name=data.manifest.name,
-            parents=(run.as_parent(out), data.as_parent(stage.home)),
+            parents=(run.as_parent(out), data.as_parent(out)),
             arguments=arguments,
         )
 

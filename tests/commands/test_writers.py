@@ -24,6 +24,7 @@ from segkit.runs.import_checkpoint import import_checkpoint
 from segkit.runs.open_run import load_run
 from segkit.shards import publish
 from segkit.shards.header import Header
+from segkit.shards.manifest import Parent
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.unfinished import write_writer
@@ -31,7 +32,7 @@ from segkit.shards.writer import write_layer, write_set
 from segkit.shards.zero_shot_split import ZeroShotRecord
 from segkit.taxonomy import Category, Taxonomy
 from segkit.training.train import train
-from segkit.zeroshot.bank import bank_parent, open_bank
+from segkit.zeroshot.bank import open_bank
 from segkit.zeroshot.class_heads import write_head
 from segkit.zeroshot.collect_bank import write_bank
 from segkit.zeroshot.settings import ZeroShotSettings
@@ -131,7 +132,7 @@ def import_run(world: World, out: Path) -> None:
 
 def write_embedded(world: World, out: Path) -> None:
     """Such as `scripts/compositional_scenes.py` and demos write; here made of another set."""
-    parents = (world.toy.as_parent(out / "v1"),)
+    parents = (world.toy.as_parent(out),)
     header = Header(taxonomy=TAXONOMY, kind="panoptic", name="x", command="x", parents=parents)
     records = ((sample, world.toy.image_bytes(sample)) for sample in world.toy.samples())
     write_set(out, records, header)
@@ -146,7 +147,7 @@ def collect_bank(world: World, out: Path) -> None:
 def train_head(world: World, out: Path) -> None:
     folder, manifest, bank = open_bank(world.bank)
     settings = ZeroShotSettings(generator="mlp", generator_steps=1, head_steps=1)
-    parent = bank_parent(folder, manifest, out)
+    parent = Parent.from_version(folder, manifest.digest, out)
     write_head(load_run(world.run), bank, parent, settings, out, {})
 
 

@@ -9,6 +9,9 @@ import pytest
 
 from segkit.errors import InputError
 from segkit.shards.lineage import describe
+from segkit.shards.locations import parent_path
+from segkit.shards.manifest import Parent
+from segkit.shards.publish import version_number
 from segkit.shards.reader import ShardSet
 
 from .manifests import unprotect
@@ -23,6 +26,27 @@ def with_parents(version: Path, parents: list[dict[str, Any]]) -> None:
 
 def parent(path: str, data: ShardSet) -> dict[str, Any]:
     return {"path": path, "version": 1, "digest": data.manifest.digest}
+
+
+@pytest.mark.parametrize("place", ["a/v1", "a/v12", "b/c/v2", "link/v1"])
+@pytest.mark.parametrize("destination", ["a", "b/c", "b/d/e", "link", "."])
+def test_a_parent_is_found_from_every_version_of_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, destination: str
+) -> None:
+    """The parent may be a version of the same directory."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to("a")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / place
+    recorded = Parent.from_version(folder, "0" * 64, destination)
+    assert recorded.version == int(place.partition("v")[2])
+    for version in ("v1", "v3"):
+        child = (tmp_path / destination / version).resolve()
+        assert parent_path(child, recorded.path) == folder.resolve()
+
+
+def test_a_version_has_its_number_before_it_is_visible() -> None:
+    assert [version_number(Path(name)) for name in ("a9/v1", ".v12.partial")] == [1, 12]
 
 
 def test_a_set_that_is_its_own_parent_is_listed_once(make_set: Callable[..., ShardSet]) -> None:

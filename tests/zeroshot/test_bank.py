@@ -25,6 +25,7 @@ from segkit.zeroshot.bank import BankManifest, FeatureBank, bank_run, open_bank
 from segkit.zeroshot.check_bank_inputs import check_bank_inputs
 from segkit.zeroshot.collect_bank import BankCollector, hide_void, query_features, write_bank
 from tests.inference.test_predictor import RecordingConfig
+from tests.shards.manifests import change_manifest
 from tests.shards.test_schemas import schema
 from tests.zeroshot.conftest import UNSEEN, split_blocks, write_blocks
 
@@ -253,9 +254,20 @@ def test_ids_of_seen_and_unseen_classes_differ(
         check_bank_inputs(seen_run, layer)
 
 
-def test_a_damaged_bank_is_refused(bank_path: Path, seen_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not a feature bank"):
-        open_bank(seen_run)
+def test_a_damaged_bank_is_refused(
+    bank_path: Path, seen_run: Path, parts: dict[str, ShardSet], tmp_path: Path
+) -> None:
+    for path in (seen_run, parts["seen"].path):
+        with pytest.raises(InputError, match="is not a feature bank"):
+            open_bank(path)
+    newer = Path(shutil.copytree(bank_path, tmp_path / "newer" / "v1"))
+    for version, message in (("2", "a newer version of segkit may read it"), (1, "a newer")):
+        change_manifest(newer, schema_version=version)
+        with pytest.raises(InputError, match=f"schema_version: .*{message}"):
+            open_bank(newer)
+    change_manifest(newer, schema_version="1", width="16")
+    with pytest.raises(InputError, match="width: not the manifest of a feature bank"):
+        open_bank(newer)
     for name in ("features.safetensors", "image_ids.json", "manifest.json"):
         folder = tmp_path / name / "v1"
         shutil.copytree(bank_path, folder)
