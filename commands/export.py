@@ -1,6 +1,6 @@
 """`segkit export`: write a shard set in a native format."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,12 +57,8 @@ def coco_instances(
     Example: segkit export coco-instances --data work/coco-train --out exported
     """
     from segkit.export.coco import export_instances
-    from segkit.shards.reader import ShardSet
 
-    shards = ShardSet.open(data)
-    with _bar([shards], images) as advance:
-        report = export_instances(shards, out, images=images, datumaro=datumaro, on_image=advance)
-    _show("coco-instances", data, out, report, as_json)
+    _export("coco-instances", export_instances, data, out, images, as_json, datumaro=datumaro)
 
 
 @app.command("coco-panoptic")
@@ -79,12 +75,8 @@ def coco_panoptic(
     Example: segkit export coco-panoptic --data work/coco-panoptic-val --out exported
     """
     from segkit.export.coco import export_panoptic
-    from segkit.shards.reader import ShardSet
 
-    shards = ShardSet.open(data)
-    with _bar([shards], images) as advance:
-        report = export_panoptic(shards, out, images=images, datumaro=datumaro, on_image=advance)
-    _show("coco-panoptic", data, out, report, as_json)
+    _export("coco-panoptic", export_panoptic, data, out, images, as_json, datumaro=datumaro)
 
 
 @app.command("yolo")
@@ -141,12 +133,8 @@ def voc(
     Example: segkit export voc --data work/parts --out exported --images
     """
     from segkit.export.voc_xml import export_voc
-    from segkit.shards.reader import ShardSet
 
-    shards = ShardSet.open(data)
-    with _bar([shards], images) as advance:
-        report = export_voc(shards, out, images=images, on_image=advance)
-    _show("voc", data, out, report, as_json)
+    _export("voc", export_voc, data, out, images, as_json)
 
 
 @app.command()
@@ -169,15 +157,9 @@ def labelstudio(
     Example: segkit export labelstudio --data work/parts-masks --out exported --images
     """
     from segkit.export.label_studio_tasks import LOCAL_FILES, export_label_studio
-    from segkit.shards.reader import ShardSet
 
     prefix = f"{LOCAL_FILES}images/" if image_prefix is None else image_prefix
-    shards = ShardSet.open(data)
-    with _bar([shards], images) as advance:
-        report = export_label_studio(
-            shards, out, images=images, image_prefix=prefix, on_image=advance
-        )
-    _show("labelstudio", data, out, report, as_json)
+    _export("labelstudio", export_label_studio, data, out, images, as_json, image_prefix=prefix)
 
 
 @app.command()
@@ -195,12 +177,8 @@ def cvat(
     Example: segkit export cvat --data work/parts-masks --out exported --images
     """
     from segkit.export.cvat_dump import export_cvat
-    from segkit.shards.reader import ShardSet
 
-    shards = ShardSet.open(data)
-    with _bar([shards], images) as advance:
-        report = export_cvat(shards, out, images=images, on_image=advance)
-    _show("cvat", data, out, report, as_json)
+    _export("cvat", export_cvat, data, out, images, as_json)
 
 
 @app.command()
@@ -218,12 +196,8 @@ def labelme(
     Example: segkit export labelme --data work/parts-masks --out exported --images
     """
     from segkit.export.labelme_files import export_labelme
-    from segkit.shards.reader import ShardSet
 
-    shards = ShardSet.open(data)
-    with _bar([shards], images) as advance:
-        report = export_labelme(shards, out, images=images, on_image=advance)
-    _show("labelme", data, out, report, as_json)
+    _export("labelme", export_labelme, data, out, images, as_json)
 
 
 @app.command()
@@ -244,12 +218,26 @@ def semantic(
     Example: segkit export semantic --data work/camvid-train --out exported
     """
     from segkit.export.semantic_png import export_semantic
+
+    _export("semantic", export_semantic, data, out, images, as_json, void=void)
+
+
+def _export(
+    format_name: str,
+    export: "Callable[..., ExportReport]",
+    data: str,
+    out: Path,
+    images: bool,
+    as_json: bool,
+    **options: object,
+) -> None:
+    """Write a set by a function of the library, with its options, and print the report."""
     from segkit.shards.reader import ShardSet
 
     shards = ShardSet.open(data)
     with _bar([shards], images) as advance:
-        report = export_semantic(shards, out, images=images, void=void, on_image=advance)
-    _show("semantic", data, out, report, as_json)
+        report = export(shards, out, images=images, on_image=advance, **options)
+    _show(format_name, data, out, report, as_json)
 
 
 def _export_yolo(
