@@ -143,6 +143,7 @@ def _write_back(
 ) -> None:
     """Publish the layer of the tags and print its ledger."""
     from segkit.browse import dataset, review
+    from segkit.metrics.output import origin
 
     actions: dict[str, review.Action] = {}
     for option in options:
@@ -159,9 +160,7 @@ def _write_back(
     layer = review.write_back(shards, out or shards.path.parent, tags, actions, arguments)
     ledger = layer.manifest.ledger
     result = {
-        "path": str(layer.path),
-        "version": layer.version,
-        "digest": layer.manifest.digest,
+        **origin(layer),
         "images": ledger.images.model_dump(),
         "ledger": ledger.annotations.model_dump(),
     }

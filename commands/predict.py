@@ -272,6 +272,7 @@ def _report(
     predictions: "ShardSet", folders: dict[str, str], tally: "Tally", as_json: bool
 ) -> None:
     """Print the counts, the paths and the files left out."""
+    from segkit.metrics.output import origin
     from segkit.sources.ledger import WARNINGS
 
     statistics = predictions.manifest.statistics
@@ -279,9 +280,7 @@ def _report(
         name: counts.segments for name, counts in statistics.classes.items() if counts.segments
     }
     result = {
-        "path": str(predictions.path),
-        "version": predictions.version,
-        "digest": predictions.manifest.digest,
+        **origin(predictions),
         **folders,
         "images": statistics.images,
         "left_out": tally.offenders,

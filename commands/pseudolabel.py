@@ -157,6 +157,7 @@ def pseudolabel(
     # Everything that can be refused has been: models take seconds to load.
     from segkit import pseudolabel as label_boxes
     from segkit.inference.mask_statistics import describe_masks
+    from segkit.metrics.output import origin
 
     teacher = spec.on(workers.caller_device).open()
     if teacher.calibration is not None and teacher.calibration.tta != tta:
@@ -179,9 +180,7 @@ def pseudolabel(
     labeled = _Labeled(layer, boxes, teacher, hidden, compared)
     report = write_report(layer.path, labeled.page)
     result = {
-        "path": str(layer.path),
-        "version": layer.version,
-        "digest": layer.manifest.digest,
+        **origin(layer),
         "teacher": arguments["teacher"],
         "min_score": arguments["min_score"],
         "min_iou": arguments.get("min_iou"),
