@@ -168,9 +168,10 @@ def read_range(path: Path, offset: int, length: int) -> bytes:
     """
     if is_remote(path):
         return _cat(path, start=offset, end=offset + length)
-    with require_regular(path).open("rb", buffering=0) as file:
+    with require_regular(path).open("rb") as file:  # `os.pread` stops at 2 GiB
         size = os.fstat(file.fileno()).st_size  # a row may claim any length
-        return os.pread(file.fileno(), max(0, min(length, size - offset)), offset)
+        file.seek(offset)
+        return file.read(max(0, min(length, size - offset)))
 
 
 def _cat(path: Path, **byte_range: int) -> bytes:

@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,18 @@ def test_ranges_of_bytes_are_read(store):
     storage.delete(store / "x")
     storage.delete(store / "x")
     assert storage.list_files(store) == {}
+
+
+def test_a_range_is_complete_where_the_system_reads_less_than_is_asked_for(tmp_path, monkeypatch):
+    """Linux reads at most 2,147,479,552 bytes at a time."""
+    data = bytes(range(256)) * 500
+    (tmp_path / "x").write_bytes(data)
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, at: real(file, min(size, 100), at))
+    for start, size in ((0, 128_000), (3, 70_000), (127_990, 500), (128_000, 5), (130_000, 5)):
+        assert storage.read_range(tmp_path / "x", start, size) == data[start : start + size]
+    with pytest.raises(OSError, match="Invalid argument"):  # of a damaged row
+        storage.read_range(tmp_path / "x", -5, 3)
 
 
 def test_a_store_that_refuses_a_request_is_not_an_empty_file(s3, monkeypatch):

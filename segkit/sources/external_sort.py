@@ -1,11 +1,11 @@
 """Sorts annotations to their images in temporary files, for more of them than the memory holds."""
 
-import os
 import struct
 import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
+from mmap import ACCESS_READ, mmap
 from typing import IO
 
 from segkit.atomic import temporary_file_error
@@ -119,9 +119,9 @@ def _entries(file: IO[bytes] | None) -> Iterator[tuple[int, bytes]]:
     if file is None:
         return
     _flush(file)
-    data = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
-    start = 0
-    while start < len(data):
-        place, length = _ENTRY.unpack_from(data, start)
-        start += _ENTRY.size + length
-        yield place, data[start - length : start]
+    with mmap(file.fileno(), 0, access=ACCESS_READ) as data:  # `os.pread` stops at 2 GiB
+        start = 0
+        while start < len(data):
+            place, length = _ENTRY.unpack_from(data, start)
+            start += _ENTRY.size + length
+            yield place, data[start - length : start]

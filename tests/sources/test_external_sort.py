@@ -38,6 +38,20 @@ def test_annotations_come_back_with_their_images_in_order(
     assert not list(tmp_path.iterdir())
 
 
+def test_records_are_complete_where_the_system_reads_less_than_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Linux reads at most 2,147,479,552 bytes at a time; what follows would be lost silently."""
+    real = os.pread
+    for limit in (24, 120, 130):  # between two records, and within one
+        monkeypatch.setattr(os, "pread", lambda f, size, at, m=limit: real(f, min(size, m), at))
+        records = ExternalSort()
+        records.add_image(b"1234")
+        for _ in range(20):
+            records.add_annotation(0, b"1234")
+        assert list(records) == [(b"1234", [b"1234"] * 20)]
+
+
 FULL = """
 import resource, sys
 from segkit.sources.external_sort import ExternalSort, SpillFile
