@@ -281,18 +281,19 @@ class Tally:
             dropped=_sum_by_code(self.dropped),
             warnings=_sum_by_code(self.warnings),
         )
-        per_class = {name: self._class_count(name) for name in classes}
+        dropped, warnings = _codes_by_class(self.dropped), _codes_by_class(self.warnings)
+        per_class = {
+            name: Count(
+                input=self.annotations_in[name],
+                kept=self.kept[name],
+                dropped=_nonzero(dropped.get(name, {})),
+                warnings=_nonzero(warnings.get(name, {})),
+            )
+            for name in classes
+        }
         ledger = Ledger(annotations=annotations, images=images, per_class=per_class)
         ledger.check()
         return ledger
-
-    def _class_count(self, name: str) -> Count:
-        return Count(
-            input=self.annotations_in[name],
-            kept=self.kept[name],
-            dropped=_codes_of_class(self.dropped, name),
-            warnings=_codes_of_class(self.warnings, name),
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the tally as JSON values; `from_json` is the inverse."""
@@ -335,8 +336,12 @@ def _nonzero(counts: Mapping[str, int]) -> dict[str, int]:
     return {code: counts[code] for code in sorted(counts) if counts[code]}
 
 
-def _codes_of_class(counts: Mapping[tuple[str, str], int], name: str) -> dict[str, int]:
-    return _nonzero({code: count for (owner, code), count in counts.items() if owner == name})
+def _codes_by_class(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    """Class -> code -> annotations."""
+    by_class: dict[str, dict[str, int]] = {}
+    for (name, code), count in counts.items():
+        by_class.setdefault(name, {})[code] = count
+    return by_class
 
 
 def _sum_by_code(counts: Mapping[tuple[str, str], int]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,26 @@ def test_ledger_adds_up_per_class_and_in_total() -> None:
     }
     assert ledger.per_class["dog"].dropped == {"missing-image": 1}
     assert ledger.per_class["cat"].kept == 2
+
+
+def test_a_ledger_of_many_classes_takes_time_in_proportion_to_them() -> None:
+    """Visual Genome has 80,000 names of objects."""
+    tally = Tally()
+    for number in range(20_000):
+        name = f"class {number}"
+        tally.annotations_in[name], tally.kept[name] = 3, 1
+        tally.dropped[name, "rare-class"], tally.dropped[name, "empty-mask"] = 1, 1
+        tally.warnings[name, "no-mask"] = number
+    start = time.process_time()
+    ledger = tally.ledger()
+    assert time.process_time() - start < 5  # 0.2 s; a minute and more with a scan for each
+    assert ledger.per_class["class 7"].model_dump() == {
+        "input": 3,
+        "kept": 1,
+        "dropped": {"empty-mask": 1, "rare-class": 1},
+        "warnings": {"no-mask": 7},
+    }
+    assert ledger.per_class["class 0"].warnings == {}
 
 
 @pytest.mark.parametrize("field", ["annotations_in", "kept"])
