@@ -4,8 +4,9 @@ import inspect as introspection
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -15,9 +16,10 @@ from typer.core import TyperGroup
 from typer.models import CommandInfo
 
 from segkit import __version__
-from segkit.errors import Notice, SegkitError, UnchangedWarning
+from segkit.errors import InputError, Notice, SegkitError, UnchangedWarning
 from segkit.extras import as_missing_extra
 from segkit.file_names import require_utf8
+from segkit.parse import MAX_INT
 from segkit.text.printable import escape_streams, printable
 
 from . import (
@@ -162,12 +164,30 @@ def _registered(group: typer.Typer) -> Iterator[CommandInfo]:
             yield from _registered(subgroup.typer_instance)
 
 
+def _with_64_bits(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a command, which refuses integers that no NumPy array and no manifest holds.
+
+    typer accepts any integer.
+    """
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:
+        for name, value in options.items():
+            for entry in value if isinstance(value, list) else [value]:
+                if isinstance(entry, int) and abs(entry) > MAX_INT:
+                    message = f"an integer beyond 64 bits for --{name.replace('_', '-')}"
+                    raise InputError(message, hint="give a smaller number")
+        return command(*arguments, **options)
+
+    return run
+
+
 for _command in _registered(app):
     # typer keeps single line breaks: join the lines of each paragraph, so that it wraps anew
     _paragraphs = (_command.help or introspection.getdoc(_command.callback) or "").split("\n\n")
     _command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in _paragraphs)
     if _command.callback is not None:
-        _command.callback = with_quiet(_command.callback)
+        _command.callback = with_quiet(_with_64_bits(_command.callback))
 
 
 def _version(show: bool) -> None:

@@ -15,6 +15,7 @@ import stat
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +23,7 @@ from segkit import storage
 from segkit.errors import InputError, short
 
 if TYPE_CHECKING:
+    import msgspec
     from pydantic import BaseModel
 
 MAX_BYTES = 256 << 20
@@ -32,6 +34,8 @@ MAX_INT = 2**63 - 1
 """Integers beyond 64 bits fit in neither NumPy nor Parquet."""
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} lists and objects deep"
 _TOO_LARGE = "holds an integer beyond 64 bits"
+_MAX_DIGITS = 1000
+"""Python converts no integer of some thousand digits."""
 LINE_END = re.compile("\r\n|\n|\r")
 """Python's `splitlines` also ends lines at characters that a name may hold, such as U+2028."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
@@ -60,12 +64,12 @@ def exists(path: str | Path) -> bool:
 def parse_size(text: str, option: str) -> int:
     """Return the bytes of a size such as 96MiB or 100MB; InputError for another value."""
     match = _SIZE.fullmatch(text.strip())
-    size = 0.0
+    size = Decimal(0)
     if match:
         number, unit, binary = match.groups()
         exponent = " kmgt".index(unit.lower() or " ")
-        size = float(number) * (1024 if binary else 1000) ** exponent
-    if size < 1:
+        size = Decimal(number) * (1024 if binary else 1000) ** exponent
+    if not 1 <= size <= MAX_INT:
         hint = "give bytes, or a size such as 96MiB or 100MB"
         raise InputError(f"invalid {option} {text!r}", hint=hint)
     return int(size)
@@ -214,6 +218,24 @@ def parse_json(
     return value
 
 
+def parse_loosely(data: "bytes | msgspec.Raw | str") -> Any:
+    """Parse JSON of which a part may be wrong, such as one annotation of a file.
+
+    Numbers that are not finite, and integers of more than a thousand digits, become text, so that
+    the result can be written as JSON.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(
+        data if isinstance(data, str) else bytes(data),
+        parse_constant=str,
+        parse_float=_finite_or_text,
+        parse_int=_int_or_text,
+    )
+
+
 def parse_toml(text: str, *, file: object, hint: str | None = None) -> dict[str, Any]:
     """Parse TOML; the result and errors are those of `parse_json`, dates are datetimes."""
     table: dict[str, Any]
@@ -283,6 +305,15 @@ def convert(
             places.append(short(name))
         message = f"not {noun} ({short(message)})"
         raise InputError(message, file=file, record=": ".join(places) or None, hint=hint) from error
+
+
+def _int_or_text(text: str) -> int | str:
+    return int(text) if len(text) <= _MAX_DIGITS else text
+
+
+def _finite_or_text(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 class _KeyTwiceError(ValueError):

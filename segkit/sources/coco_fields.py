@@ -1,7 +1,6 @@
 """Reads the fields of COCO records, as loosely as real files write them."""
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, get_args
 import msgspec
 
 from segkit.images.png import MAX_PIXELS
+from segkit.parse import parse_loosely
 from segkit.sample import Box, MaskSource
 from segkit.shards.rules import is_score
 from segkit.sources.image_files import Picture
@@ -18,7 +18,6 @@ from segkit.taxonomy import Category, Taxonomy
 
 Id = int | str
 _DIGITS = re.compile(r"-?\d{1,18}")
-_MAX_DIGITS = 1000
 _INTEGERS = (
     *("id", "image_id", "category_id", "iscrowd", "ignore", "width", "height", "isthing"),
     *("neg_category_ids", "not_exhaustive_category_ids"),  # lists
@@ -63,15 +62,9 @@ def read_image(raw: bytes, number: int, path: Path) -> Image:
     except msgspec.DecodeError as error:
         message = str(error)
     if message:
-        raise ImageError("malformed-image", message, file=path, record=record, data=loose(raw))
+        data = parse_loosely(raw)
+        raise ImageError("malformed-image", message, file=path, record=record, data=data)
     return image
-
-
-def loose(raw: bytes | msgspec.Raw) -> Any:
-    """Decode any record for a quarantine line; numbers that JSON cannot write become text."""
-    return json.loads(
-        bytes(raw), parse_constant=str, parse_float=_finite_or_text, parse_int=_int_or_text
-    )
 
 
 def with_integers(value: Any, raw: bytes) -> bytes:
@@ -102,15 +95,6 @@ def _integer(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _int_or_text(text: str) -> int | str:
-    return int(text) if len(text) <= _MAX_DIGITS else text
-
-
-def _finite_or_text(text: str) -> float | str:
-    number = float(text)
-    return number if math.isfinite(number) else text
-
-
 def annotation_defect(
     error: AnnotationError,
     raw: bytes | msgspec.Raw,
@@ -129,7 +113,7 @@ def annotation_defect(
         image_id: id of its image.
         class_name: name of its class.
     """
-    data = loose(raw)
+    data = parse_loosely(raw)
     annotation_id = data.get("id") if isinstance(data, dict) else None
     record = f"{noun} {annotation_id} of image {image_id}"
     return Defect(error.code, str(error), str(file), record, class_name, data)

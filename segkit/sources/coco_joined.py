@@ -22,6 +22,7 @@ import numpy as np
 
 from segkit.errors import InputError
 from segkit.masks.iou import coco_iou
+from segkit.parse import parse_loosely
 from segkit.sample import Sample, Segment
 from segkit.sources import coco_fields
 from segkit.sources.coco_instances import CocoInstances, segmentation_text
@@ -183,7 +184,7 @@ class CocoJoined(CocoPanoptic):
         tally.images_in += 1
         tally.annotations_in.update(names)
         message = f"{self.file.path} does not list this image"
-        data = [coco_fields.loose(raw) for raw, _ in annotations]
+        data = [parse_loosely(raw) for raw, _ in annotations]
         file = str(self.instances.path)
         defect = Defect("missing-mask", message, file, f"image {record.id}", None, data)
         tally.drop_image(defect, names)

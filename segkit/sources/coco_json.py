@@ -18,10 +18,11 @@ import numpy as np
 from segkit import parse
 from segkit.errors import InputError
 from segkit.file_names import relative_name
+from segkit.parse import parse_loosely
 from segkit.sample import Kind
 from segkit.sources import coco_fields, json_stream
 from segkit.sources.categories import NativeCategory, build_taxonomy
-from segkit.sources.coco_fields import IMAGE, Id, loose, read_image, with_integers
+from segkit.sources.coco_fields import IMAGE, Id, read_image, with_integers
 from segkit.sources.external_sort import ExternalSort, SpillFile
 from segkit.sources.file_format import reject_other_formats
 from segkit.sources.ledger import Defect, ImageError, Tally
@@ -372,12 +373,12 @@ def _image_defect(raw: bytes, number: int, path: Path) -> Defect:
     except ImageError as error:
         return error.defect
     message = "another image has the same id"
-    return Defect("duplicate-id", message, str(path), f"image {image.id}", None, loose(raw))
+    return Defect("duplicate-id", message, str(path), f"image {image.id}", None, parse_loosely(raw))
 
 
 def _orphan_defect(raw: bytes, number: int, path: Path) -> Defect:
     """Build the defect of an annotation that belongs to no image."""
-    value = loose(raw)
+    value = parse_loosely(raw)
     owner = value.get("image_id") if isinstance(value, dict) else None
     code, message = "malformed-annotation", "no image_id"
     if isinstance(owner, _ID):

@@ -14,6 +14,7 @@ import numpy as np
 from segkit.errors import InputError
 from segkit.file_names import relative_name
 from segkit.masks import rle
+from segkit.parse import parse_loosely
 from segkit.sample import Sample, Segment
 from segkit.shards.manifest import SetKind
 from segkit.sources import coco_fields
@@ -99,7 +100,7 @@ class CocoPanoptic(CocoSource):
         try:
             annotation = _ANNOTATION.decode(raw)
         except msgspec.DecodeError as error:
-            data = coco_fields.loose(raw)
+            data = parse_loosely(raw)
             raise ImageError(
                 "malformed-annotation", str(error), file=file, record=name, data=data
             ) from None

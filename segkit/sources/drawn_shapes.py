@@ -63,6 +63,12 @@ def number(text: str | None) -> float:
     return value
 
 
+def stated_size(width: Any, height: Any) -> tuple[int, int] | None:
+    """Width and height of an image from JSON values; None unless both are integers above 0."""
+    is_size = type(width) is int and type(height) is int and min(width, height) > 0  # no booleans
+    return (width, height) if is_size else None
+
+
 def check_coordinates(numbers: Sequence[float]) -> None:
     """Raise AnnotationError (`malformed-annotation`) for NaN, and from `MAX_COORDINATE` on."""
     if not all(abs(number) < MAX_COORDINATE for number in numbers):  # NaN fails, too

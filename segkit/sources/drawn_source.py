@@ -10,7 +10,6 @@ from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.sample import MaskSource, Sample, Segment
 from segkit.shards.manifest import SetKind
-from segkit.shards.rules import is_score
 from segkit.sources import coco_fields
 from segkit.sources.categories import NativeCategory, build_taxonomy
 from segkit.sources.drawn_shapes import Draw, union
@@ -37,8 +36,8 @@ class Annotation:
     """Annotations of one group and class are parts of one object; None is an object by itself."""
     is_crowd: bool = False
     ignore: bool = False
-    score: float | None = None
-    """One that is not within 0-1 is left out with a warning."""
+    score: Any = None
+    """Left out with a warning unless it is None or a number within 0-1."""
     source_id: str | None = None
     mask_from: MaskSource = "human"
     has_class: bool = True
@@ -195,10 +194,9 @@ class DrawnSource:
             tally.warn(drawing.warning, class_name)
         if coco_fields.beyond_image(box, width, height):
             tally.warn("box-beyond-image", class_name)
-        score = first.score
-        if score is not None and not is_score(score):
-            tally.warn("score-out-of-range", class_name)
-            score = None
+        score, warning = coco_fields.score(first.score)
+        if warning is not None:
+            tally.warn(warning, class_name)
         return Segment(
             class_id=category.id,
             kind=category.kind,

@@ -7,7 +7,6 @@ its regions name its key in `data`. A task whose data has a thumbnail, an origin
 its image shows one image.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from segkit.errors import InputError
 from segkit.images.check import IMAGE_EXTENSIONS
+from segkit.parse import parse_loosely
 from segkit.sample import Sample
 from segkit.sources import json_stream
 from segkit.sources.annotation_files import image_candidates, stem
@@ -77,7 +77,7 @@ class LabelStudio(DrawnSource):
 
     def read(self, record: Record) -> ImageAnnotations:
         """Read the regions of a task."""
-        task = json.loads(record.data[0])
+        task = parse_loosely(record.data[0])
         name = f"image {record.id}"
         content, predicted = self._content(task)
         if content is None:
@@ -100,7 +100,7 @@ class LabelStudio(DrawnSource):
                 message,
                 file=self.annotations,
                 record=f"image {record.id}",
-                data=json.loads(text)["data"],
+                data=parse_loosely(text)["data"],
                 hint="make a task of each image, and annotate and export those",
             )
         return super().sample(record, content, picture, tally)

@@ -69,7 +69,7 @@ def regions(content: Mapping[str, Any] | None, *, predicted: bool) -> Iterator[A
             draw = _draw(result, kind)
         except AnnotationError as error:
             draw = error
-        score = _score(result.get("score", total)) if predicted else None
+        score = result.get("score", total) if predicted else None
         marks = _marks(result)
         region_id = result.get("id")
         yield Annotation(
@@ -97,9 +97,9 @@ def annotated_images(content: Mapping[str, Any] | None) -> set[tuple[str, int]]:
 def image_size(content: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the width and height that the first region states, or None."""
     for result in results(content):
-        width, height = (result.get(f"original_{side}") for side in ("width", "height"))
-        if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
-            return width, height
+        size = drawn_shapes.stated_size(result.get("original_width"), result.get("original_height"))
+        if size is not None:
+            return size
     return None
 
 
@@ -244,10 +244,6 @@ def _number(value: Any) -> float:
 def _angle(value: Mapping[str, Any]) -> float:
     angle = value.get("rotation")
     return 0.0 if angle is None else _number(angle)
-
-
-def _score(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _page(result: Mapping[str, Any]) -> int:

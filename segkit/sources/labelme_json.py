@@ -53,7 +53,8 @@ class LabelmeJson(AnnotationFiles):
         named = _last_part(content.get("imagePath"))
         differs = bool(named) and stem(named) != stem(record.file_name).rpartition("/")[2]
         warnings = ("file-name-differs",) if differs else ()
-        size, embedded = _size(content), _embedded(content)
+        size = drawn_shapes.stated_size(content.get("imageWidth"), content.get("imageHeight"))
+        embedded = _embedded(content)
         return ImageAnnotations(file, annotations, size, embedded, warnings)
 
 
@@ -182,7 +183,7 @@ def _parse(data: bytes) -> dict[str, Any]:
     if not data.strip():
         raise ValueError("is empty")
     try:
-        content = json.loads(parse.decode_text(data, file=None))
+        content = parse.parse_loosely(parse.decode_text(data, file=None))
     except InputError as error:
         raise ValueError(error.message) from None
     except json.JSONDecodeError as error:
@@ -228,13 +229,6 @@ def _record(name: str, match: Match, paths: _ImagePaths) -> Record:
     possible = () if match.conflict else paths.possible
     candidates = (*possible, f"{stem(name)}.jpg")
     return Record(stem(name), candidates[0], candidates, name, conflict=match.conflict)
-
-
-def _size(content: Mapping[str, Any]) -> tuple[int, int] | None:
-    width, height = content.get("imageWidth"), content.get("imageHeight")
-    if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
-        return width, height
-    return None
 
 
 def _embedded(content: Mapping[str, Any]) -> bytes | None:
@@ -312,7 +306,7 @@ def _points(shape: Mapping[str, Any]) -> list[Point]:
     valid = isinstance(points, list) and all(
         isinstance(point, list)
         and len(point) == 2
-        and all(isinstance(number, int | float) for number in point)
+        and all(isinstance(n, int | float) and not isinstance(n, bool) for n in point)
         for point in points
     )
     if not valid or not isinstance(points, list):

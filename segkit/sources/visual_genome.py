@@ -5,7 +5,6 @@
 `image_data.json` states sizes and addresses of the images.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segkit.errors import InputError
+from segkit.parse import parse_loosely
 from segkit.sample import Sample
 from segkit.sources import drawn_shapes, json_stream
 from segkit.sources.annotation_files import image_candidates, stem
@@ -62,7 +62,7 @@ class VisualGenome(DrawnSource):
     def read(self, record: Record) -> ImageAnnotations:
         """Read the objects of an image."""
         text, size = record.data
-        objects = json.loads(text).get("objects")
+        objects = parse_loosely(text).get("objects")
         if not isinstance(objects, list):
             message, name = "it has no list of objects", f"image {record.id}"
             raise ImageError("malformed-image", message, file=self.annotations, record=name)
@@ -224,11 +224,11 @@ def _read_image_data(path: Path) -> dict[str, _ImageData]:
     images: dict[str, _ImageData] = {}
     for number, (entry, _) in enumerate(json_stream.elements(path)):
         image_id = _image_id(entry)
-        values = (entry.get("width"), entry.get("height")) if isinstance(entry, dict) else ()
-        url = entry.get("url", "") if isinstance(entry, dict) else None
-        sizes = [value for value in values if isinstance(value, int) and 0 < value < 1 << 31]
-        if not image_id or len(sizes) != 2 or not isinstance(url, str):
+        facts = entry if isinstance(entry, dict) else {}
+        size = drawn_shapes.stated_size(facts.get("width"), facts.get("height"))
+        url = facts.get("url", "")
+        if not image_id or size is None or max(size) >= 1 << 31 or not isinstance(url, str):
             message, record = "an image without image_id, width, height or url", f"[{number}]"
             raise InputError(message, file=path, record=record, hint=_SIZE_HINT)
-        images.setdefault(image_id, _ImageData(sizes[0], sizes[1], url))
+        images.setdefault(image_id, _ImageData(*size, url))
     return images

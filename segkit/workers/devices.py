@@ -40,7 +40,7 @@ class Workers:
                 that does nothing here, or Ray is not installed.
         """
         check_device(device)
-        if devices != ALL and not (devices.isdecimal() and int(devices) > 0):
+        if devices != ALL and not re.fullmatch("[1-9][0-9]{0,5}", devices):
             hint = "give a number above 0, or all"
             raise InputError(f"--devices {devices}", hint=hint)
         count = None if devices == ALL else int(devices)

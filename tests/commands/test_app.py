@@ -84,6 +84,25 @@ def test_wrong_usage_exits_with_2(
     assert stop.value.code == code
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63), 10**400], ids=["63", "-63", "400"])
+@pytest.mark.parametrize(
+    ("option", "command"),
+    [
+        ("--limit", "convert voc --root . --split train --out set"),
+        ("--ignore", "convert semantic --images . --masks . --labels . --out set"),
+        ("--classes", "convert visual-genome --annotations . --images . --out set"),
+        ("--seed", "split set --part a=1 --out parts"),
+    ],
+)
+def test_an_integer_beyond_64_bits_is_refused(number: int, option: str, command: str) -> None:
+    result = CliRunner().invoke(program.app, [*command.split(), f"{option}={number}"])
+    if number < 0 and option in ("--limit", "--classes"):
+        assert result.exit_code == 2
+    else:
+        message = f"an integer beyond 64 bits for {option}; give a smaller number"
+        assert isinstance(result.exception, InputError) and str(result.exception) == message
+
+
 def test_help_lists_the_commands_in_the_order_of_the_work() -> None:
     output = CliRunner().invoke(program.app, ["--help"], env={"COLUMNS": "300"}).stdout
     listed = re.findall(r"^\W*([a-z]+) ", output.partition("Commands")[2], re.MULTILINE)

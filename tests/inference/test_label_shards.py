@@ -228,6 +228,7 @@ def test_images_of_finished_shards_are_not_counted_as_labeled_now(
     [
         (("local", "0", "auto", None), "--devices 0"),
         (("local", "many", "auto", None), "--devices many"),
+        (("local", "9" * 5000, "auto", None), "--devices 9"),
         (("local", "1", "banana", None), "--device: unknown device 'banana'; give auto, cpu"),
         (("local", "2", "cuda:1", None), "--device cuda:1 is one device"),
         (("local", "2", "auto", "auto"), "--address does nothing here"),

@@ -20,6 +20,7 @@ from segkit.sources.visual_genome import open_visual_genome
 from segkit.sources.voc_boxes import open_voc_boxes
 from segkit.sources.yolo_labels import open_yolo
 
+from ..fuzzing.mutate import Raw, at, dump, paths, replaced
 from . import test_cvat_xml as cvat
 from . import test_label_studio as labelstudio
 from . import test_labelme_json as labelme
@@ -142,14 +143,42 @@ def test_values_of_other_types_end_in_counts_or_one_line(tmp_path: Path, command
             assert "\n" not in str(error) and str(tmp_path) in str(error)
 
 
+NUMBERS = (Raw("9" * 400), Raw("-" + "9" * 5000), Raw("1e999"), Raw("NaN"), True, "7")
+
+
+@pytest.mark.parametrize("command", ["labelstudio", "labelme", "visual-genome"])
+def test_a_number_that_no_float_holds_is_text_or_a_defect(tmp_path: Path, command: str) -> None:
+    """The defects of every number in a file, replaced in turn, can be written as JSON."""
+    file = rich_files(tmp_path)[command]
+    whole, opener, drops = json.loads(file.read_text()), OPENERS[command], 0
+    if command == "labelstudio":
+        result = labelstudio.rectangle(1, 1, 9, 9, score=0.5)
+        whole[1]["predictions"] = [{"result": [result], "score": 0.5}]
+        whole[1]["annotations"] = []
+        opener = lambda path: open_label_studio(path, path.parent, predictions=True)  # noqa: E731
+    for path in paths(whole):
+        if not isinstance(at(whole, path), int | float):
+            continue
+        for number in NUMBERS:
+            file.write_bytes(dump(replaced(whole, path, number)))
+            try:
+                report = dry_run(opener(file))
+            except InputError as error:
+                assert "\n" not in str(error) and str(tmp_path) in str(error)
+                continue
+            json.dumps([defect.to_json() for defect in report.defects], allow_nan=False)
+            drops += report.offenders
+    assert drops
+
+
 @pytest.mark.parametrize(
     "command",
     ["yolo", "labels", "cvat", "labelstudio", "labelme", "voc-boxes", "visual-genome"],
 )
 def test_damage_ends_in_counts_or_one_line(tmp_path: Path, command: str) -> None:
-    paths = rich_files(tmp_path)
-    file = paths.get(command, tmp_path / "yolo" / "labels" / "train" / "a.txt")
-    place = {"labels": paths["yolo"], "voc-boxes": tmp_path / "voc"}.get(command, file)
+    files = rich_files(tmp_path)
+    file = files.get(command, tmp_path / "yolo" / "labels" / "train" / "a.txt")
+    place = {"labels": files["yolo"], "voc-boxes": tmp_path / "voc"}.get(command, file)
     whole, refused, kept = file.read_bytes(), 0, 0
     rng = random.Random(command)
     for _ in range(DAMAGE):

@@ -126,6 +126,26 @@ def test_one_of_several_annotations_is_chosen(tmp_path: Path) -> None:
     assert samples(source)[0].segments[0].box[0] == pytest.approx(6.4)
 
 
+@pytest.mark.parametrize(
+    ("score", "kept"),
+    [(1, 1.0), (-0.0, 0.0), (10**400, None), (True, None), ("1", None)],
+    ids=["1", "-0", "400 digits", "true", "text"],
+)
+def test_a_score_is_a_number_within_0_1_or_left_out(
+    tmp_path: Path, score: Any, kept: float | None
+) -> None:
+    for result, total in (({"score": score}, 0.5), ({}, score)):
+        predictions = [{"result": [rectangle(5, 5, 10, 10, **result)], "score": total}]
+        source = opened(
+            tmp_path,
+            {"id": 8, "data": {"image": UPLOAD}, "predictions": predictions},
+            predictions=True,
+        )
+        assert samples(source)[0].segments[0].score == kept
+        warnings = dry_run(source).ledger.annotations.warnings
+        assert warnings == ({} if kept is not None else {"score-out-of-range": 1})
+
+
 def test_tasks_without_annotations_and_predictions(tmp_path: Path) -> None:
     predictions = [7, {"result": [rectangle(5, 5, 10, 10, score=0.5)], "score": 0.25}]
     tasks = (
