@@ -115,9 +115,8 @@ def predict_set(
     label = partial(_label, data, run.class_embeddings(classes).to("cpu"), classes, task)
     arguments = {**run.as_arguments(), "task": task, "data": str(data.path)}
     header = replace(
-        Header.from_set(data, "predict", arguments),
+        Header.from_set(data, "predict", arguments).with_taxonomy(classes),
         kind=task,
-        taxonomy=classes,
         parents=(run.as_parent(out),),
     )
     open_label = _opener(run, label, workers)

@@ -19,6 +19,9 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.sidecar import ShardCounts
 from segkit.taxonomy import Taxonomy
 
+NUMBERING = ("categories", "ignore", "background")
+"""Keys of a `source_header` that name classes by the source's own ids."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
@@ -61,8 +64,15 @@ class Header:
         )
 
     def with_taxonomy(self, taxonomy: Taxonomy) -> "Header":
-        """The header with another taxonomy; the source's description of its classes is dropped."""
-        source = {key: value for key, value in self.source_header.items() if key != "categories"}
+        """The header with another taxonomy.
+
+        The source's description of its classes, and its indices of void and background, are dropped
+        unless every class has the id that it had: they belong to the source's numbering.
+        """
+        before = {category.id: category.name for category in self.taxonomy.categories}
+        if all(before.get(category.id) == category.name for category in taxonomy.categories):
+            return replace(self, taxonomy=taxonomy)
+        source = {k: v for k, v in self.source_header.items() if k not in NUMBERING}
         return replace(self, taxonomy=taxonomy, source_header=source)
 
 

@@ -13,6 +13,7 @@ from segkit.metrics.predictions import open_predictions
 from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
+from segkit.shards.relabel import relabel
 from segkit.shards.writer import write_set
 from segkit.sources.labels_file import read_labels
 from segkit.taxonomy import Category, Taxonomy
@@ -131,3 +132,28 @@ def test_the_hint_for_an_index_of_void_names_its_option(tmp_path, void):
     wide = write_set(tmp_path / "wide", [(Sample("s", "s.jpg", 5, 4), None)], Header(**options))
     with pytest.raises(InputError, match=r"id 70000 of class 'x' .* `segkit relabel`"):
         export_semantic(wide, tmp_path / "out")
+
+
+def test_indices_of_void_and_background_hold_in_the_numbering_of_the_source_only(tmp_path):
+    """Relabeled to them, classes have them, and pixels without a label another; not so if kept."""
+    sample = toy_sample(1)
+    cat = sample.segments[0]
+    header = {"ignore": [11], "background": 12, "categories": [{"id": 3, "name": "cat"}], "info": 1}
+    options = {**OPTIONS, "kind": "semantic", "source_header": header}
+    void = rle.encode(~rle.decode(cat.mask, 24, 32) & np.tri(24, 32, dtype=bool))
+    image = replace(sample, segments=(cat,), void=void, id="a", file_name="a.png")
+    data = write_set(tmp_path / "set", [(image, None)], Header(**options))
+    old, mask, is_void = data.taxonomy, rle.decode(cat.mask, 24, 32), rle.decode(void, 24, 32)
+    kept = Taxonomy("kept", (old.by_id[3],))
+    for number, new in enumerate((Taxonomy("new", (replace(old.by_id[3], id=11),)), kept)):
+        (target,) = new.by_id
+        class_map = dict.fromkeys(old.by_id) | {3: target}
+        relabeled = relabel(
+            data, tmp_path / f"new{number}", new, class_map, {}, verify_images=False
+        )
+        export_semantic(relabeled, tmp_path / f"out{number}")
+        file = tmp_path / f"out{number}" / "masks" / "a.png"
+        indices = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        rest = 255 if new is not kept else np.where(is_void, 11, 12)
+        assert np.array_equal(indices, np.where(mask, target, rest))
+        assert relabeled.manifest.source_header == (header if new is kept else {"info": 1})
