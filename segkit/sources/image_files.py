@@ -2,16 +2,22 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 
-from segkit import file_names, storage
+from segkit import file_names, parse, storage
 from segkit.errors import InputError
 from segkit.file_names import UnsafeNameError, require_utf8
 from segkit.images.check import check_image
+from segkit.shards.publish import MANIFEST, versions
 from segkit.sources.ledger import ImageError
 from segkit.sources.provenance import note_file, note_missing
+
+_VERSION = re.compile(r"(?:^|(?<=/))v[1-9]\d*(?=/|\.(?:png|html)$)")
+"""A part of a path that may be a version `vN`, or `vN.png` or `vN.html` beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +148,42 @@ def _is_loop(folder: Path) -> bool:
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
-def visible_files(folder: Path) -> Iterator[str]:
-    """Yield the relative paths of all files whose path has no part that begins with a dot.
+class _PublishedFiles:
+    """The files under a folder that segkit published there, by the manifests of the versions."""
 
-    Links to folders are followed, except to those that they are in.
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._is_published = lru_cache(maxsize=None)(self._find_manifest)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a path under the folder is that of a file of a version, or drawn from one."""
+        return any(self._is_published(name[: part.end()]) for part in _VERSION.finditer(name))
+
+    def _find_manifest(self, name: str) -> bool:
+        """Whether a folder under the folder is a version, or `predict` wrote it beside some."""
+        version = PurePosixPath(name)
+        if version.parent.name in ("overlays", "native"):
+            predictions = self.folder / version.parent.with_name("predictions")
+            if any(map(_is_version, versions(predictions).values())):
+                return True
+        return _is_version(self.folder / version)
+
+
+def _is_version(folder: Path) -> bool:
+    """Whether a folder has a manifest of segkit."""
+    try:
+        manifest = parse.read_json(folder / MANIFEST)
+    except InputError:
+        return False
+    return isinstance(manifest, dict) and str(manifest.get("schema")).startswith("segkit.")
+
+
+def visible_files(folder: Path) -> Iterator[str]:
+    """Yield the relative paths of the files of a folder and its subfolders that belong to a user.
+
+    Left out are files whose path has a part that begins with a dot, and what segkit published
+    inside the folder: versions, with the pictures and reports beside them, and the overlays and
+    native files of predictions. Links to folders are followed, except to those that they are in.
 
     Raises:
         InputError: a name is not UTF-8, or a folder cannot be read.
@@ -158,8 +196,9 @@ def visible_files(folder: Path) -> Iterator[str]:
             for place, files in _walk(folder)
             for name in files
         )
+    published = _PublishedFiles(folder)
     for path in paths:
-        if not any(part.startswith(".") for part in path.split("/")):
+        if not any(part.startswith(".") for part in path.split("/")) and path not in published:
             if not path.isascii():
                 require_utf8(folder / path)
             yield path
