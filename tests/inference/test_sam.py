@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from segkit.inference.sam import MAX_BOXES, SamTeacher
 from segkit.workers import devices, ray_cluster
 from segkit.workers.devices import Workers
 from tests.inference import sams
+from tests.preloaded import Process
 
 Boxes = list[tuple[float, float, float, float]]
 HEIGHT, WIDTH = 120, 160
@@ -194,35 +193,31 @@ def test_half_precision_keeps_the_decoder_in_float32(
     assert np.mean(agreement) > 0.95
 
 
-_MEMORY = """
-import pathlib, sys
-import numpy as np
-from segkit.inference.box_masks import ImagePrompts
-from segkit.inference.open_teacher import open_teacher
-
-def peak():
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+def peak() -> float:
+    """MiB that this process had in memory at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
-image = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
-for source in sys.argv[1:]:
-    teacher, peaks = open_teacher(source, device="cpu"), []
-    for count in (16, 300):
-        boxes = [(1.5 * i, 1.5 * i, 20.0, 20.0) for i in range(count)]
-        (masks,) = teacher.predict([ImagePrompts(image, boxes, [0] * count)])
-        assert len(masks) == count and None not in masks
-        peaks.append(peak())
-    print(peaks[1] - peaks[0])
-"""
+
+def print_growth(*sources: str) -> None:
+    """MiB by which 300 boxes need more memory than 16, for each teacher."""
+    image = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
+    for source in sources:
+        opened, peaks = open_teacher(source, device="cpu"), []
+        for count in (16, 300):
+            boxes = [(1.5 * i, 1.5 * i, 20.0, 20.0) for i in range(count)]
+            (masks,) = opened.predict([ImagePrompts(image, boxes, [0] * count)])
+            assert len(masks) == count and None not in masks
+            peaks.append(peak())
+        print(peaks[1] - peaks[0])
 
 
 def test_300_boxes_need_as_much_memory_as_16(tmp_path: Path) -> None:
     """All masks at once would take 300 MiB in float32 at the size of the image, 75 MiB as bits."""
     sources = [sams.save(kind, tmp_path / kind) for kind in sams.KINDS]
-    command = [sys.executable, "-c", _MEMORY, *sources]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert max(map(float, done.stdout.split())) < 40  # MiB
+    code, out, err = Process(print_growth, *sources).wait()
+    assert code == 0, err
+    assert max(map(float, out.split())) < 40  # MiB
 
 
 def test_the_public_files_of_sam_2_hold_the_video_model(tmp_path: Path) -> None:
