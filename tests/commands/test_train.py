@@ -2,7 +2,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,30 +16,15 @@ from segkit.commands.train import parse_data
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from tests.commands.slips import assert_refused_before_torch
+from tests.preloaded import Process, run_command
 from tests.training.toy import write_recipe, write_toy_set
 
 STEPS = 50
 
 
-def start(arguments: list[str]) -> "subprocess.Popen[str]":
-    """A real `segkit train` process."""
-    code = "from segkit.commands.app import main; main()"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "400"}
-    command = [sys.executable, "-c", code, "train", *arguments]
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def run(arguments: list[str]) -> tuple[int, str, str]:
-    process = start(arguments)
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
+def start(arguments: list[str]) -> Process:
+    """`segkit train` in a process of its own."""
+    return Process(run_command, ["train", *arguments], environment={"COLUMNS": "400"})
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +36,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 def base(toy: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     recipe = write_recipe(tmp_path_factory.mktemp("recipe") / "tiny.toml")
     rhythm = ["--steps", str(STEPS), "--set", "training.checkpoint_every=10"]
+    rhythm += ["--set", f"training.evaluate_every={STEPS}"]
     return [
         "--recipe",
         str(recipe),
@@ -108,19 +93,19 @@ def test_a_killed_process_leaves_no_version_and_resumes_to_the_same_losses(
     process = start([*base, "--out", str(out)])
     wait_for_steps(log, 6)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM
+    code, _, err = process.wait()
+    assert code == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after step" in err and "--resume" in err and "Traceback" not in err
     assert versions(out) == {}
 
     process = start([*base, "--out", str(out), "--resume"])
     wait_for_steps(log, 16)
-    process.kill()
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL and "resumed after step" in err
+    process.send_signal(signal.SIGKILL)
+    code, _, err = process.wait()
+    assert code == -signal.SIGKILL and "resumed after step" in err
     assert versions(out) == {}
 
-    code, _, err = run([*base, "--out", str(out), "--resume"])
+    code, _, err = start([*base, "--out", str(out), "--resume"]).wait()
     assert code == 0 and "resumed after step" in err
     figures = r"loss \d+\.\d+  toy \d+\.\d+  lr \d\.\de-\d\d  \d+\.\d img/s  \d+\.\d GiB  ETA 0 min"
     assert re.search(rf"step {STEPS}/{STEPS}  {figures}", err), err
@@ -136,8 +121,8 @@ def test_a_signal_to_the_process_group_does_not_stop_the_data_workers(
     process = start([*base, "--out", str(out), "--set", "data.workers=1"])
     wait_for_steps(out / ".v1.partial" / "metrics.jsonl", 3)
     os.killpg(process.pid, number)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + number and f"stopped by {number.name} after step" in err
+    code, _, err = process.wait()
+    assert code == 128 + number and f"stopped by {number.name} after step" in err
     assert "Traceback" not in err and any(out.glob(".v1.partial/checkpoints/step-*"))
 
 

@@ -11,8 +11,9 @@ from segkit.inference import label_shards, outputs
 from segkit.runs.open_run import load_run
 from segkit.shards.reader import ShardSet
 from segkit.text.vocabulary import taxonomy_from_names
-from segkit.workers import devices
+from segkit.workers import devices, process_pool
 from tests.commands.test_predict import error, invoke
+from tests.preloaded import preloaded
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +26,13 @@ def parts(path: object) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in Path(str(path)).glob("labels-*.parquet")}
 
 
+@pytest.fixture
+def torch_in_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes begin with torch imported; they get their work in the same way."""
+    monkeypatch.setattr(process_pool, "_CONTEXT", preloaded())
+
+
+@pytest.mark.usefixtures("torch_in_workers")
 @pytest.mark.parametrize("command", ["pseudolabel", "eval"])
 def test_two_processes_write_the_bytes_of_one(
     command: str, run: Path, toy: ShardSet, boxes: ShardSet, tmp_path: Path

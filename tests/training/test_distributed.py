@@ -13,6 +13,7 @@ from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.stopping import StoppedError
 from segkit.training.train import train
+from tests.training import two_processes
 from tests.training.stand_in import batches, take_steps
 from tests.training.torchrun import run_two_processes
 from tests.training.toy import write_toy_set
@@ -87,7 +88,7 @@ def pair(
         interrupt = stop_after(3)
         train(tiny, data, out / LEFT_BY_ONE, callbacks=interrupt, **JOINT)
     sets = (data.path for data in (toy_set, box_set, sparse_set, class_maps))
-    errors = run_two_processes("tests.training.two_processes", out, tiny, *sets, timeout=800)
+    errors = run_two_processes(two_processes.main, out, tiny, *sets, logs=out / "logs")
     (out / "stderr").write_text(errors)
     return out
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from segkit.shards.reader import ShardSet
+from tests.training import two_evaluations
 from tests.training.torchrun import run_two_processes
 from tests.training.two_evaluations import evaluate_toys
 
@@ -15,8 +16,7 @@ pytestmark = pytest.mark.timeout(600)
 def test_two_processes_compute_the_metrics_of_one(
     toy_set: ShardSet, tiny: Path, tmp_path: Path
 ) -> None:
-    worker = "tests.training.two_evaluations"
-    run_two_processes(worker, toy_set.path, tiny, tmp_path, timeout=500)
+    run_two_processes(two_evaluations.main, toy_set.path, tiny, tmp_path, logs=tmp_path / "logs")
     picture = (tmp_path / "picture.png").read_bytes()
     expected = evaluate_toys(toy_set, tiny, tmp_path, shard=False)
     assert expected is not None

@@ -1,7 +1,6 @@
-"""Run under torchrun by test_evaluation: evaluate a model, sharded and not, in two processes."""
+"""Run in two processes by test_evaluation: evaluate a model, sharded and not."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,9 @@ def evaluate_toys(toys: ShardSet, recipe: Path, out: Path, *, shard: bool) -> di
     return evaluate_set(model, embeddings, toys, CONFIG, out / "picture.png")
 
 
-def main(toys: str, recipe: Path, out: Path) -> None:
+def main(toys: str, recipe: str, folder: str) -> None:
+    out = Path(folder)
     with distributed.process_group(torch.device("cpu")):
         data = ShardSet.open(toys)
-        results = [evaluate_toys(data, recipe, out, shard=shard) for shard in (False, True)]
+        results = [evaluate_toys(data, Path(recipe), out, shard=shard) for shard in (False, True)]
         (out / f"rank-{distributed.rank()}.json").write_text(json.dumps(results))
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -1,8 +1,7 @@
-"""Run under torchrun by test_distributed: train the stand-in on half batches, then a run."""
+"""Run in two processes by test_distributed: train the stand-in on half batches, then a run."""
 
 import json
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -210,7 +209,8 @@ def resume_runs(out: Path, tiny: str, sets: list[str]) -> None:
     train(tiny, data, out / LEFT_BY_ONE, resume=True, overrides=overrides, **options)
 
 
-def main(out: Path, tiny: str, *sets: str) -> None:
+def main(folder: str, tiny: str, *sets: str) -> None:
+    out = Path(folder)
     with distributed.process_group(torch.device("cpu")):
         *toy_sets, class_maps = sets
         results = train_stand_ins(out) | train_runs(out, tiny, toy_sets)
@@ -221,8 +221,3 @@ def main(out: Path, tiny: str, *sets: str) -> None:
         results["denoised"] = denoised_losses(slice(rank, rank + 1))
         resume_runs(out, tiny, toy_sets)
         (out / f"rank-{distributed.rank()}.json").write_text(json.dumps(results))
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(Path(sys.argv[1]), *sys.argv[2:])
