@@ -77,10 +77,8 @@ TINY = [
     *("data.image_size=64", "data.batch_size=2", "data.workers=0", "inference.image_size=64"),
 ]
 ADDED = {
-    r"segkit train (?!.*--plan)": [
-        *("--steps", "2", "--device", "cpu"),
-        *(word for key in TINY for word in ("--set", key)),
-    ],
+    r"segkit train (?!.*--plan)": ["--steps", "2", "--device", "cpu"],
+    r"segkit train ": [word for key in TINY for word in ("--set", key)],
     r"segkit selftrain ": [
         *("--steps", "2", "--round-steps", "2", "--held-out-share", "0.4", "--device", "cpu"),
         *(word for key in TINY for word in ("--set", key)),
