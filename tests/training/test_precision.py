@@ -38,27 +38,34 @@ def losses(steps: list[dict[str, Any]]) -> list[float]:
     return [step["loss"] for step in steps]
 
 
+@pytest.fixture(scope="module")
+def plain(
+    tiny: Path, toy_set: ShardSet, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """Four steps in full precision."""
+    return records(tiny, toy_set, tmp_path_factory.mktemp("plain") / "run", 4)
+
+
 def test_recomputed_activations_train_to_the_same_losses(
-    tiny: Path, toy_set: ShardSet, tmp_path: Path
+    plain: list[dict[str, Any]], tiny: Path, toy_set: ShardSet, tmp_path: Path
 ) -> None:
-    plain = records(tiny, toy_set, tmp_path / "plain", 4)
     again = records(
         tiny, toy_set, tmp_path / "recomputed", 4, "training.activation_checkpointing=true"
     )
     assert len(plain) == 4 and losses(again) == pytest.approx(losses(plain), rel=1e-5)
 
 
-def test_bf16_follows_full_precision(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
-    plain = records(tiny, toy_set, tmp_path / "plain", 4)
+def test_bf16_follows_full_precision(
+    plain: list[dict[str, Any]], tiny: Path, toy_set: ShardSet, tmp_path: Path
+) -> None:
     half = records(tiny, toy_set, tmp_path / "half", 4, "training.precision=bf16")
     assert losses(half) == pytest.approx(losses(plain), rel=0.1)
     assert half[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.01)
 
 
 def test_fp16_skips_steps_until_its_scale_fits_and_then_learns(
-    tiny: Path, toy_set: ShardSet, tmp_path: Path
+    plain: list[dict[str, Any]], tiny: Path, toy_set: ShardSet, tmp_path: Path
 ) -> None:
-    plain = records(tiny, toy_set, tmp_path / "plain", 1)
     half = records(tiny, toy_set, tmp_path / "half", 10, "training.precision=fp16")
     assert half[0]["loss"] == pytest.approx(plain[0]["loss"], rel=0.01)
     skipped = [record["gradient_norm"] is None for record in half]
