@@ -134,7 +134,6 @@ def test_an_interrupted_run_that_differs_is_refused(
         "data": {"coco": ["abc", 1.0]},
         "processes": 1,
     }
-    check_resumable(None, fingerprint, tmp_path)
     check_resumable(fingerprint, fingerprint, tmp_path)
     with pytest.raises(InputError, match=message):
         check_resumable(fingerprint | change, fingerprint, tmp_path)
