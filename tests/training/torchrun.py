@@ -28,6 +28,7 @@ def run_two_processes(main: Callable[..., None], *arguments: object, logs: Path)
         nproc_per_node=2,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        run_id="two-processes",
         max_restarts=0,
         start_method=preloaded().get_start_method(),
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ERR),
