@@ -132,25 +132,14 @@ class _Counts:
         code = f"review-{action}"
         if image:
             self.dropped_images[code] += 1
-        if action == "drop" or image:
-            self.dropped[code] += segments
-        elif segments:
-            self.altered[code] += segments
+        (self.dropped if action == "drop" or image else self.altered)[code] += segments
 
     def ledger(self, shards: ShardSet) -> Ledger:
-        segments, images = shards.manifest.statistics.segments, len(shards)
+        segments = shards.manifest.statistics.segments - self.dropped.total()
+        images = len(shards) - self.dropped_images.total()
         return Ledger(
-            annotations=Count(
-                input=segments,
-                kept=segments - self.dropped.total(),
-                dropped=dict(self.dropped),
-                warnings=dict(self.altered),
-            ),
-            images=Count(
-                input=images,
-                kept=images - self.dropped_images.total(),
-                dropped=dict(self.dropped_images),
-            ),
+            annotations=Count.from_kept(segments, self.dropped, self.altered),
+            images=Count.from_kept(images, self.dropped_images),
         )
 
 

@@ -75,6 +75,16 @@ def test_tags_of_the_app_become_a_layer(fo: ModuleType, tmp_path: Path) -> None:
     assert not list(validate(layer.path))
 
 
+def test_a_dropped_image_without_labels_drops_no_label(tmp_path: Path) -> None:
+    samples = [replace(panoptic_sample("a"), segments=()), panoptic_sample("b")]
+    shards = write_labels(tmp_path / "set", "panoptic", samples)
+    tags = review.Tags(images={"a": {"blurred"}})
+    layer = review.write_back(shards, tmp_path / "out", tags, {"blurred": "drop"}, {})
+    ledger = layer.manifest.ledger
+    assert ledger.annotations.dropped == {} and ledger.annotations.kept == len(samples[1].segments)
+    assert ledger.images.dropped == {"review-drop": 1}
+
+
 def test_pixels_of_a_dropped_panoptic_label_become_void(fo: ModuleType, tmp_path: Path) -> None:
     shards = write_labels(tmp_path / "set", "panoptic", [panoptic_sample("a")])
     tags = review.Tags(labels={"a": {1: {"bad"}}})
