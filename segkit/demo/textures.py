@@ -20,11 +20,9 @@ def noise(rng: Rng, height: int, width: int, cells: tuple[int, int]) -> Field:
     return np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def tint(
-    rng: Rng, red: float, green: float, blue: float, spread: float = 0.06
-) -> NDArray[np.float32]:
+def tint(rng: Rng, red: float, green: float, blue: float) -> NDArray[np.float32]:
     """Vary a color slightly: (3,) float32."""
-    return np.asarray(np.array([red, green, blue]) + rng.normal(0, spread / 2, 3), np.float32)
+    return np.asarray(np.array([red, green, blue]) + rng.normal(0, 0.03, 3), np.float32)
 
 
 def sky(rng: Rng, height: int, width: int) -> Picture:

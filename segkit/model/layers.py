@@ -35,7 +35,7 @@ class Stack(nn.ModuleList):
         return self[number](*inputs)
 
 
-def sine_features(values: Tensor, dim: int, temperature: float = 10_000.0) -> Tensor:
+def sine_features(values: Tensor, dim: int) -> Tensor:
     """Sines and cosines of positions (Vaswani et al. 2017, as DETR uses them for images).
 
     Args:
@@ -46,7 +46,7 @@ def sine_features(values: Tensor, dim: int, temperature: float = 10_000.0) -> Te
         values.shape + (dim,).
     """
     exponent = torch.arange(dim // 2, device=values.device, dtype=torch.float32) / (dim // 2)
-    angles = values[..., None].float() * 2 * math.pi / temperature**exponent
+    angles = values[..., None].float() * 2 * math.pi / 10_000.0**exponent
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 

@@ -131,7 +131,6 @@ def write_set(
     *,
     ledger: Ledger | None = None,
     shard_size: int = SHARD_BYTES,
-    images: Path | None = None,
 ) -> ShardSet:
     """Publish a set from a stream of samples, in one process and without resuming.
 
@@ -142,14 +141,13 @@ def write_set(
         header: the other fields of the manifest.
         ledger: account of the source's annotations and images.
         shard_size: image bytes at which a shard is closed.
-        images: folder of the images that rows name by path, if they lie in one.
     """
     fingerprint, inputs = {"command": header.command}, input_digests((), header)
     with staging(destination, fingerprint, inputs=inputs, resume=False) as stage:
         count = _write_shards(stage, records, shard_size)
         published = finish(stage, count, header, ledger or Ledger())
         if header.images_by == "reference":
-            remember_images(published, images)
+            remember_images(published, None)
         return published
 
 
