@@ -171,7 +171,7 @@ def predict(
         with progress_bar(
             f"predict {out.name}", len(files) if shards is None else len(shards)
         ) as advance:
-            if shards:
+            if shards is not None:
                 predictions = predict_set(
                     run,
                     shards,

@@ -197,7 +197,8 @@ def evaluate_objects365(
     shards = truth.shards
     if training is not None:
         check_training_set(shards.taxonomy, training)
-    statistics = (training or shards).manifest.statistics.classes
+    counted = shards if training is None else training
+    statistics = counted.manifest.statistics.classes
     frequency = {name: statistics[name].images for name in shards.taxonomy.unique_names.values()}
 
     def evaluate_by(iou_type: IouType) -> EvalResult:
@@ -208,7 +209,7 @@ def evaluate_objects365(
     return {
         **masks,
         **_ap_by_frequency(frequency, masks["per_class"]),
-        "frequency_from": origin(training or shards),
+        "frequency_from": origin(counted),
         "box": box_figures | _ap_by_frequency(frequency, boxes["per_class"]),
         "file": asdict(truth.check),
         "dropped_annotations": truth.dropped,

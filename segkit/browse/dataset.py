@@ -82,6 +82,8 @@ def load(
     for prefix in predictions:
         _check_prefix(prefix)
     ids = list(shards.image_ids())
+    if not ids:
+        raise InputError("the set has no images", file=shards.path, hint="give another set")
     rows = {prefix: _rows(item, shards, ids) for prefix, item in predictions.items()}
     tags = _image_tags(shards, leaks)
     scores: dict[str, dict[str, float]] = {}

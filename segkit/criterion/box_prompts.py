@@ -71,7 +71,7 @@ def shared_prompts(
     batch: Batch, prompts: BoxPrompts | None, *, required: bool
 ) -> BoxPrompts | None:
     """The prompts, or a placeholder where only other processes have some or one is required."""
-    count = torch.tensor(float(len(prompts) if prompts else 0))
+    count = torch.tensor(float(0 if prompts is None else len(prompts)))
     if distributed.world_size() > 1:
         count = distributed.mean_over_processes(count.to(batch.images.device, non_blocking=True))
     if prompts is not None:

@@ -49,7 +49,8 @@ def assign_by_share(data: ShardSet, shares: Mapping[str, float], seed: int) -> d
         ids_of_part = ids[start : round(reached * len(ids))]
         if not ids_of_part:
             message = f"{len(ids)} images are too few for part {part}"
-            raise InputError(message, file=data.path, hint="give it a larger share")
+            hint = "give it a larger share" if ids else "give a set with images"
+            raise InputError(message, file=data.path, hint=hint)
         parts.update(dict.fromkeys(ids_of_part, part))
     return parts
 

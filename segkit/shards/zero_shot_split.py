@@ -159,7 +159,8 @@ def split_zero_shot(
         on_image()
     for part in (SEEN_PART, UNSEEN_PART):
         if not images[part]:
-            hint = "give --policy ignore-pixels" if part == SEEN_PART else "give another set"
+            dropped = part == SEEN_PART and len(data) and policy != "ignore-pixels"
+            hint = "give --policy ignore-pixels" if dropped else "give another set"
             message = f"no image is left for the {part} part"
             raise InputError(message, file=data.path, record=split.name, hint=hint)
     record = {"split": split.name, "policy": policy, "unseen": unseen.to_json()}
