@@ -201,9 +201,8 @@ def _write_json(
     if records.renumbered:
         report.images_altered["renumbered"] += records.renumbered
     header = data.manifest.source_header
-    images = (records.record(*entry) for entry in enumerate(data.samples()))
     lists: tuple[tuple[bytes, Rows, bytes], ...] = (
-        (b'"images"', images, b",\n"),
+        (b'"images"', records, b",\n"),
         (b'"annotations"', annotations, b"}\n"),
     )
     with path.open("wb") as file:

@@ -5,6 +5,8 @@ Ids are those of the source where they are distinct in the set: sets that were m
 
 from array import array
 from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,6 +16,7 @@ from segkit.export.image_names import ImageNames
 from segkit.file_names import is_unsafe
 from segkit.sample import Sample, Segment
 from segkit.shards.coco_image_ids import Id, coco_image_ids, identifier, integer, source_record
+from segkit.shards.label_columns import read_images, read_segments
 from segkit.shards.reader import ShardSet
 
 _ANNOTATED = ("neg_category_ids", "not_exhaustive_category_ids")
@@ -32,7 +35,7 @@ class ImageRecords:
     """
 
     def __init__(self, data: ShardSet, names: ImageNames, *, annotated: bool) -> None:
-        self._names, self._annotated = names, annotated
+        self._data, self._names, self._annotated = data, names, annotated
         self._class_ids = sorted(data.taxonomy.by_id)
         self._ids, self.renumbered = coco_image_ids(data)
 
@@ -40,8 +43,17 @@ class ImageRecords:
         """The id of the image at an index of the set."""
         return self._ids[index]
 
-    def record(self, index: int, sample: Sample) -> dict[str, Any]:
-        """The source's image record, completed where it lacks a field or says what has changed."""
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The records in the order of the set."""
+        class_ids = read_segments(self._data, "class_id")
+        for index, entry in enumerate(zip(read_images(self._data), class_ids, strict=True)):
+            yield self._record(index, *entry)
+
+    def _record(self, index: int, sample: Sample, class_ids: list[int]) -> dict[str, Any]:
+        """The source's image record, completed where it lacks a field or says what has changed.
+
+        `class_ids` are those of the segments of the sample, which lacks these.
+        """
         image_id = self._ids[index]
         source = source_record(sample.source, sample.id)
         fields = {
@@ -63,14 +75,15 @@ class ImageRecords:
         if sample.id in self._names.renamed:
             changed["file_name"] = self._names[sample]
         kept = {key: value for key, value in source.items() if key not in _ANNOTATED}
-        return {**kept, **changed, **(self._annotated_classes(sample) if self._annotated else {})}
+        lists = self._annotated_classes(sample, class_ids) if self._annotated else {}
+        return {**kept, **changed, **lists}
 
-    def _annotated_classes(self, sample: Sample) -> dict[str, list[int]]:
+    def _annotated_classes(self, sample: Sample, class_ids: list[int]) -> dict[str, list[int]]:
         """LVIS's lists; without `neg_category_ids`, an image is annotated for all classes."""
         lists = {}
         annotated = self._class_ids if sample.annotated is None else sorted(sample.annotated)
         if sample.annotated is not None:
-            present = {segment.class_id for segment in sample.segments}
+            present = set(class_ids)
             lists[_ANNOTATED[0]] = [class_id for class_id in annotated if class_id not in present]
         if not sample.exhaustive:
             lists[_ANNOTATED[1]] = sorted(sample.not_exhaustive) or annotated
@@ -88,13 +101,12 @@ class AnnotationIds:
 
     def __init__(self, data: ShardSet) -> None:
         integers, texts = array("q"), Counter[str]()  # 8 bytes each: there may be many millions
-        for sample in data.samples():
-            for segment in sample.segments:
-                number = integer(segment.source_id)
-                if number is not None:
-                    integers.append(number)
-                elif segment.source_id:
-                    texts[segment.source_id] += 1
+        for source_id in chain.from_iterable(read_segments(data, "source_id")):
+            number = integer(source_id)
+            if number is not None:
+                integers.append(number)
+            elif source_id:
+                texts[source_id] += 1
         ids = np.sort(np.asarray(integers, np.int64))
         self._repeated: set[Id] = {*np.unique(ids[1:][ids[1:] == ids[:-1]]).tolist()}
         self._repeated |= {text for text, count in texts.items() if count > 1}

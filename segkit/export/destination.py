@@ -15,6 +15,7 @@ from segkit.export.image_names import ImageNames, count_same_names, plan_names
 from segkit.images.orientation import without_orientation
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
+from segkit.shards.label_columns import read_images
 from segkit.shards.reader import ShardSet
 from segkit.taxonomy import Taxonomy
 
@@ -174,7 +175,7 @@ def write_images(
     """
     if names is None:
         names = plan_names(data, lambda name: [name], rename=True, shared=True)
-    for sample in data.read_ahead(data.samples()):
+    for sample in data.read_ahead(read_images(data)):
         path = new_file_path(folder, names.path(sample))
         if not path.exists():
             path.write_bytes(without_orientation(data.image_bytes(sample)))

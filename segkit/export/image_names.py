@@ -11,6 +11,7 @@ from segkit.file_names import is_unsafe, safe_name
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.images.decode import open_image
 from segkit.sample import Sample
+from segkit.shards.label_columns import read_images
 from segkit.shards.reader import ShardSet
 
 Layout = Callable[[PurePosixPath], Iterable[PurePosixPath]]
@@ -87,7 +88,7 @@ def plan_names(
     """
     claims, renamed = _Claims(layout, shared, reserved), dict[str, str]()
     waiting: list[tuple[str, object, PurePosixPath]] = []
-    for sample in data.samples():
+    for sample in read_images(data):
         name = _checked(base(sample), sample, data)
         wanted = _listable(name, sample, data) if listed else name
         content = _content(sample)
@@ -114,7 +115,7 @@ def plan_names(
 def count_same_names(data: ShardSet) -> int:
     """Return the number of images that have the file name of an earlier one, and other bytes."""
     contents: dict[str, object] = {}
-    pairs = ((sample.file_name, _content(sample)) for sample in data.samples())
+    pairs = ((sample.file_name, _content(sample)) for sample in read_images(data))
     return sum(contents.setdefault(name, content) != content for name, content in pairs)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from segkit.masks import rle
 from segkit.masks.boxes import pixels_of_box
 from segkit.sample import Segment
-from segkit.shards.label_columns import read_columns
+from segkit.shards.label_columns import read_segments
 from segkit.shards.reader import ShardSet
 
 BOX_FILL = 0.97
@@ -47,9 +47,8 @@ def masked_before(data: ShardSet | None) -> Iterator[Sequence[bool]]:
     if data is None:
         yield from repeat(())
         return
-    for table in read_columns(data, ["segments.list.element.mask_from"]):
-        for segments in table.column("segments").to_pylist():
-            yield [element["mask_from"] is not None for element in segments]
+    for sources in read_segments(data, "mask_from"):
+        yield [source is not None for source in sources]
 
 
 def is_new_mask(segment: Segment, number: int, had_mask: Sequence[bool]) -> bool:

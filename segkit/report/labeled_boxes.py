@@ -13,7 +13,7 @@ from segkit.masks.boxes import in_size
 from segkit.metrics.box_prompt_iou import matched_iou
 from segkit.metrics.regions import require_image_size
 from segkit.sample import Sample, Segment, needs_mask
-from segkit.shards.label_columns import read_columns
+from segkit.shards.label_columns import read_segments
 from segkit.shards.reader import ShardSet
 
 Floats = NDArray[np.float64]
@@ -110,16 +110,15 @@ class HiddenTruth:
 def _count_predicted(shards: ShardSet) -> int:
     """Number of pseudo-masks and predictions; reads one column of the labels."""
     return sum(
-        element["mask_from"] in ("pseudo", "prediction")
-        for table in read_columns(shards, ["segments.list.element.mask_from"])
-        for segments in table.column("segments").to_pylist()
-        for element in segments
+        source in ("pseudo", "prediction")
+        for sources in read_segments(shards, "mask_from")
+        for source in sources
     )
 
 
 def _source_ids(shards: ShardSet) -> Iterator[bool]:
     """Whether each annotation has an id in its source."""
-    return (s.source_id is not None for sample in shards.samples() for s in sample.segments)
+    return (entry is not None for ids in read_segments(shards, "source_id") for entry in ids)
 
 
 def read_boxes(

@@ -80,16 +80,24 @@ class Rows:
     """The rows of a table of labels; each is converted to a sample on access."""
 
     def __init__(self, table: pa.Table) -> None:
-        """Prepare the columns; missing ones of `LATER` have their defaults."""
-        names = [name for name in SCHEMA.names if name in table.column_names or name not in LATER]
+        """Prepare the columns; missing ones of `LATER` have their defaults.
+
+        Without the column `segments`, the samples have none.
+        """
+        present = set(table.column_names)
+        names = [name for name in SCHEMA.names if name in present or name not in LATER]
         names.remove("segments")
         self._columns = {
             name: _cutter(table.column(name).combine_chunks(), SCHEMA.field(name)) for name in names
         }
+        self._segments: list[Callable[[int, int], list[Any]]] = []
+        self._offsets = [0] * (len(table) + 1)
+        if "segments" not in present:
+            return
         structs, offsets = elements(table.column("segments").combine_chunks())
         columns = zip(SEGMENT, structs.flatten(), strict=True)
         self._segments = [_cutter(column, field) for field, column in columns]
-        self._offsets: list[int] = offsets.tolist()
+        self._offsets = offsets.tolist()
 
     def __len__(self) -> int:
         return len(self._offsets) - 1

@@ -1,12 +1,15 @@
-"""Read some columns of a set's labels, without making samples.
+"""Read some columns of a set's labels, without making segments.
 
 Row groups are read one by one: a set may have more labels than fit in memory.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
-from segkit.shards.label_files import check_sizes, open_labels, read_group
+from segkit.sample import Sample
+from segkit.shards.arrow import SCHEMA, Rows, elements
+from segkit.shards.label_files import check_sizes, checked_samples, open_labels, read_group
 from segkit.shards.reader import ShardSet
 
 
@@ -40,3 +43,26 @@ def read_columns(shards: ShardSet, columns: list[str], rows: range | None = None
                 if "width" in columns:
                     check_sizes(table, path)
                 yield table.slice(start, end - start)
+
+
+def read_images(shards: ShardSet) -> Iterator[Sample]:
+    """The samples of a set in order, without their segments.
+
+    Raises:
+        InputError: as of `ShardSet.samples`.
+    """
+    columns = [name for name in SCHEMA.names if name != "segments"]
+    for table in read_columns(shards, columns):
+        yield from checked_samples(Rows(table), shards.taxonomy, shards.path)
+
+
+def read_segments(shards: ShardSet, field: str) -> Iterator[list[Any]]:
+    """The values of a field of each image's segments, such as `source_id`, image by image.
+
+    Raises:
+        InputError: a part cannot be read.
+    """
+    for table in read_columns(shards, [f"segments.list.element.{field}"]):
+        segments, offsets = elements(table.column("segments").combine_chunks())
+        values = segments.field(field).to_pylist()
+        yield from (values[start:end] for start, end in pairwise(offsets.tolist()))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segkit.errors import InputError
 from segkit.images.decode import decode
 from segkit.images.orientation import orientation, turn
+from segkit.shards.label_columns import read_images
 from segkit.shards.reader import ShardSet
 
 SIDE = 16
@@ -89,7 +90,7 @@ def image_digests(data: ShardSet) -> dict[str, str]:
     """
     digests = dict(data.image_digests())
     if None in digests.values():
-        for sample in data.read_ahead(data.samples(), lambda s: digests[s.id] is None):
+        for sample in data.read_ahead(read_images(data), lambda s: digests[s.id] is None):
             if digests[sample.id] is None:
                 digests[sample.id] = hashlib.sha256(data.image_bytes(sample)).hexdigest()
     return {key: digest for key, digest in digests.items() if digest is not None}
@@ -134,7 +135,7 @@ def thumbnail_cells(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _fingerprints(data: ShardSet, advance: Callable[[], None]) -> _Fingerprints:
     ids, digests, images, signs, cells = [], [], [], [], []
-    for number, sample in enumerate(data.read_ahead(data.samples())):
+    for number, sample in enumerate(data.read_ahead(read_images(data))):
         content = data.image_bytes(sample)
         for gray in _pictures(content, sample.file_name, f"image {sample.id} of {data.path}"):
             images.append(number)

@@ -102,6 +102,24 @@ def test_images_of_clashing_names_come_back(tmp_path: Path, case: str, form: str
 
 
 @pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("options", [(), ("--images",)])
+def test_segments_are_read_once(
+    tmp_path: Path, form: str, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names, ids and images need no masks, which are most of the labels."""
+    data = named_set(tmp_path / "set", ["a.jpg", "b.jpg", "a.jpg"] if options else ["a.jpg"])
+    passes, samples = [], ShardSet.samples
+
+    def counted(shards: ShardSet, **arguments: Any) -> Any:
+        passes.append(shards.path)
+        return samples(shards, **arguments)
+
+    monkeypatch.setattr(ShardSet, "samples", counted)
+    run("export", form, "--data", data.path, "--out", tmp_path / "out", *options)
+    assert passes == [data.path]
+
+
+@pytest.mark.parametrize("form", FORMATS)
 def test_two_images_of_one_file(tmp_path: Path, form: str) -> None:
     """COCO and Label Studio refer to one copy, formats with a label file each need two."""
     data = named_set(tmp_path / "set", ["a.jpg", "a.jpg"], one_file=True)
