@@ -17,6 +17,7 @@ from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.shards.label_columns import read_images
 from segkit.shards.reader import ShardSet
+from segkit.sources.labels_file import write_labels
 from segkit.taxonomy import Taxonomy
 
 
@@ -185,6 +186,13 @@ def write_images(
 def write_taxonomy(path: Path, taxonomy: Taxonomy) -> None:
     """Write a taxonomy as JSON."""
     path.write_text(json.dumps(taxonomy.to_json(), indent=1) + "\n", "utf-8")
+
+
+def write_class_list(folder: Path, taxonomy: Taxonomy) -> None:
+    """Write `labels.txt`, ids and the source's names, and `taxonomy.json`: what class ids mean."""
+    names = {entry.id: entry.source_name or entry.name for entry in taxonomy.categories}
+    write_labels(folder / "labels.txt", names)
+    write_taxonomy(folder / "taxonomy.json", taxonomy)
 
 
 def split_name(data: ShardSet) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from segkit.atomic import new_directory, new_file
 from segkit.export.coco import export_panoptic
+from segkit.export.destination import write_class_list
 from segkit.export.semantic_png import export_semantic, free_index
 from segkit.sample import Sample
 from segkit.shards.coco_image_ids import Id, coco_ids_by_sample, integer
@@ -18,7 +19,7 @@ RESULTS = "results.json"
 def write_native(predictions: ShardSet, folder: Path, data: ShardSet | None = None) -> Path:
     """Write a prediction set in the format of its kind; returns the folder.
 
-    - instance: `results.json`, COCO results
+    - instance: `results.json`, COCO results; `labels.txt` and `taxonomy.json`, their classes
     - panoptic: `panoptic_<name>.json` and its folder of PNGs
     - semantic: `masks/`, `labels.txt` and `taxonomy.json`
 
@@ -39,6 +40,7 @@ def write_native(predictions: ShardSet, folder: Path, data: ShardSet | None = No
             case "instance":
                 ids = _ids_as_numbers(predictions) if data is None else coco_ids_by_sample(data)
                 write_results(draft / RESULTS, predictions.samples(check_masks=True), ids)
+                write_class_list(draft, predictions.taxonomy)
             case "panoptic":
                 export_panoptic(predictions, draft)
             case "semantic":

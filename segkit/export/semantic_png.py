@@ -16,13 +16,12 @@ from segkit.export.destination import (
     paint_masks,
     require_kind,
     unlabeled_pixels,
+    write_class_list,
     write_images,
-    write_taxonomy,
 )
 from segkit.export.image_names import plan_names
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
-from segkit.sources.labels_file import write_labels
 from segkit.taxonomy import Taxonomy
 
 _DEFAULT_VOID = 255
@@ -76,9 +75,7 @@ def export_semantic(
         for sample in counted_samples(data, report, keeps_void=True, on_image=on_image):
             path = new_file_path(folder / "masks", names.path(sample).with_suffix(".png"))
             _write_png(path, _paint_indices(sample, index, background, report), sixteen_bits)
-        labels = {entry.id: entry.source_name or entry.name for entry in data.taxonomy.categories}
-        write_labels(folder / "labels.txt", labels)
-        write_taxonomy(folder / "taxonomy.json", data.taxonomy)
+        write_class_list(folder, data.taxonomy)
         if images:
             write_images(data, folder / "images", names, on_image)
             report.files.append("images/")

@@ -21,6 +21,7 @@ objects.py           instances of a batch as columns and as COCO records
 shard_columns.py     read both from the Parquet columns of a shard set
 predictions.py       predictions by image, from samples, shard sets or files
 coco_predictions.py  COCO results and COCO panoptic files
+class_lists.py       the classes that a file of predictions lists itself
 png_predictions.py   a folder of index PNGs, for semantic figures
 class_mapping.py     the evaluated classes; predictions in another vocabulary mapped to them
 output.py            metrics.json, display names of figures, notes on them

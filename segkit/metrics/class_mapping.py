@@ -50,8 +50,9 @@ class ClassMap:
     def from_taxonomies(cls, source: Taxonomy, target: Taxonomy) -> "ClassMap":
         """Map classes by name, or else by shared words (names and synonyms).
 
-        A class of exactly the same name comes first, of several the one of the same id; then one
-        whose name differs in case and punctuation only; then one that shares a word.
+        A class of exactly the same name comes first, then one whose name differs in case and
+        punctuation only, then one of the same spelling in its source; of several, the one of the
+        same id. Last comes one that shares a word.
         Where ids and names are the same, every class maps to itself.
 
         Raises:
@@ -135,13 +136,23 @@ def class_map_notes(class_map: Mapping[str, Any]) -> list[str]:
 
 
 def _fitting(category: Category, target: Taxonomy) -> list[Category]:
-    """Target classes of the same name, or else those that share a word."""
-    exact = [c for c in target.categories if c.name == category.name]
-    if exact:
-        return [c for c in exact if c.id == category.id] or exact
-    name, words = _plain([category.name]), _plain(category.words)
-    same_name = [c for c in target.categories if _plain([c.name]) & name]
-    return same_name or [c for c in target.categories if _plain(c.words) & words]
+    """Target classes of the same name or spelling, of several that of the same id; or else those
+    that share a word."""
+    name, spellings = _plain([category.name]), _plain(_spellings(category))
+    named = (
+        [c for c in target.categories if c.name == category.name]
+        or [c for c in target.categories if _plain([c.name]) & name]
+        or [c for c in target.categories if _plain(_spellings(c)) & spellings]
+    )
+    if named:
+        return [c for c in named if c.id == category.id] or named
+    words = _plain(category.words)
+    return [c for c in target.categories if _plain(c.words) & words]
+
+
+def _spellings(category: Category) -> list[str]:
+    """The name of a class, and that in its source."""
+    return [category.name, category.source_name or category.name]
 
 
 def _plain(words: Iterable[str]) -> set[str]:

@@ -16,14 +16,14 @@ from segkit.file_names import relative_name
 from segkit.masks import rle
 from segkit.masks.boxes import tight_boxes
 from segkit.masks.run_lengths import decode_runs, first_malformed, join
+from segkit.metrics.class_lists import class_id
 from segkit.metrics.prediction_ids import panoptic_images, results_images
 from segkit.sample import Box, MaskSource, Sample, Segment
-from segkit.sources.categories import plain_name
 from segkit.sources.coco_instances import RunLengths
 from segkit.sources.image_files import resolve_inside
 from segkit.sources.label_maps import read_ids
 from segkit.sources.ledger import ImageError
-from segkit.taxonomy import Taxonomy
+from segkit.taxonomy import Category, Taxonomy
 
 _PREDICTION: MaskSource = "prediction"
 _END, _MORE, _OTHER = b"e", b"m", b"x"
@@ -52,7 +52,7 @@ class SegmentInfo(msgspec.Struct, frozen=True):
     """A segment in a COCO panoptic file."""
 
     id: int
-    category_id: int
+    category_id: int | float
     area: float | None = None
     score: float | None = None
 
@@ -123,7 +123,7 @@ class CocoResults:
         Args:
             path: the file, for messages.
             results: its content.
-            taxonomy: classes of the ground truth.
+            taxonomy: the classes that its category ids mean.
             ids_by_coco_id: image ids by those of a COCO export; results have these or those.
 
         Raises:
@@ -167,14 +167,12 @@ class CocoResults:
             if k in damaged:
                 raise self._error(number, f"a mask with run lengths below 0 (image {image.id})")
             box = self._box(number, result) or boxes[k]
-            class_id = int(result.category_id)
+            category = self._category(number, result)
             area, source = box[2] * box[3], None
             if mask is not None:
                 area, source = float(areas[k]), _PREDICTION
-            kind = self._taxonomy.by_id[class_id].kind
-            segments.append(
-                Segment(class_id, kind, box, mask, area, mask_from=source, score=result.score)
-            )
+            shape = category.id, category.kind, box, mask, area
+            segments.append(Segment(*shape, mask_from=source, score=result.score))
         return Sample(image.id, image.file_name, image.width, image.height, tuple(segments))
 
     def _check(self, number: int, result: Result) -> None:
@@ -183,12 +181,15 @@ class CocoResults:
         if not math.isfinite(result.score):
             message = f"score {result.score} of image {result.image_id} is not a number"
             raise self._error(number, message)
-        if result.category_id not in self._taxonomy.by_id:
-            message = (
-                f"category {result.category_id} is not in {self._taxonomy.name} "
-                f"(image {result.image_id})"
-            )
+        self._category(number, result)
+
+    def _category(self, number: int, result: Result) -> Category:
+        category = _category(result.category_id, self._taxonomy)
+        if category is None:
+            value, image = result.category_id, result.image_id
+            message = f"category {value} is not in {self._taxonomy.name} (image {image})"
             raise self._error(number, message)
+        return category
 
     def _box(self, number: int, result: Result) -> Box | None:
         box = result.bbox
@@ -239,6 +240,11 @@ def _id(value: int | float | str) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
+def _category(value: int | float, taxonomy: Taxonomy) -> Category | None:
+    number = class_id(value)
+    return None if number is None else taxonomy.by_id.get(number)
+
+
 class CocoPanoptic:
     """A COCO panoptic JSON and its folder of PNGs, each read when its image is asked for."""
 
@@ -257,12 +263,12 @@ class CocoPanoptic:
             path: the file, for messages.
             content: its records.
             folder: folder of its PNGs.
-            taxonomy: classes of the ground truth.
+            taxonomy: the classes that its category ids mean.
             ids_by_file: image ids by the names of files without extensions.
             ids_by_coco_id: image ids by those of a COCO export.
 
         Raises:
-            InputError: the file's categories contradict the taxonomy, or the folder is missing.
+            InputError: the folder is missing.
         """
         self.file, self._folder, self._taxonomy = path, folder, taxonomy
         rows = content.annotations
@@ -270,7 +276,6 @@ class CocoPanoptic:
         names = [relative_name(folder, row.file_name) for row in rows]
         self._ids = panoptic_images(ids, names, ids_by_file, ids_by_coco_id)
         self._rows = dict(zip(self._ids, rows, strict=True))
-        _check_categories(path, content.categories, taxonomy)
         if not folder.is_dir():
             message = f"the PNG folder {folder} is not there"
             hint = "move it there, or pass it by `segkit eval --prediction-masks DIR`"
@@ -327,10 +332,10 @@ class CocoPanoptic:
         return InputError(message, file=self.file, record=record, hint=hint)
 
     def _segment(self, row: PanopticImage, info: SegmentInfo, region: rle.Region) -> Segment:
-        class_id = info.category_id
+        category = _category(info.category_id, self._taxonomy)
         record = f"image {_id(row.image_id)}, segment {info.id}"
-        if class_id not in self._taxonomy.by_id:
-            message = f"category {class_id} is not in {self._taxonomy.name}"
+        if category is None:
+            message = f"category {info.category_id} is not in {self._taxonomy.name}"
             hint = "predict in the vocabulary of the ground truth"
             raise InputError(message, file=self.file, record=record, hint=hint)
         if info.area is not None and info.area != region.area:
@@ -338,34 +343,14 @@ class CocoPanoptic:
             hint = "count areas from the PNG, or leave them out"
             raise InputError(message, file=self.file, record=record, hint=hint)
         return Segment(
-            class_id,
-            self._taxonomy.by_id[class_id].kind,
+            category.id,
+            category.kind,
             region.box,
             region.counts,
             float(region.area),
             mask_from=_PREDICTION,
             score=info.score,
         )
-
-
-def _check_categories(path: Path, categories: Any, taxonomy: Taxonomy) -> None:
-    """Refuse a file whose own category list gives a class another id than the ground truth."""
-    ids: dict[str, set[int]] = {}
-    for category in taxonomy.categories:
-        for name in (category.name, category.source_name or category.name):
-            ids.setdefault(plain_name(name), set()).add(category.id)
-    rows = categories if isinstance(categories, list) else []
-    for row in rows:
-        if not isinstance(row, dict):
-            continue
-        expected = ids.get(plain_name(str(row.get("name"))))
-        if expected and row.get("id") not in list(expected):
-            message = (
-                f"category {row.get('id')} is {row['name']!r} in its list, "
-                f"in {taxonomy.name} that is {min(expected)}"
-            )
-            hint = "give segments the category ids of the ground truth"
-            raise InputError(message, file=path, hint=hint)
 
 
 def _not_predictions(path: Path, first: Any) -> InputError:

@@ -21,6 +21,7 @@ from segkit.metrics.mask_recall import MaskRecall
 from segkit.metrics.panoptic import PanopticQuality
 from segkit.metrics.predictions import (
     CommonPredictions,
+    MappedPredictions,
     Predictions,
     SetPredictions,
     as_predictions,
@@ -166,7 +167,8 @@ def _evaluate(
     result = _TASKS[task](metrics, options)
     counts = {"evaluated": len(truth), "without_prediction": missing}
     figures: dict[str, Any] = {"task": task, "images": counts}
-    if isinstance(source, SetPredictions) and (class_map := source.class_map.to_json()):
+    mapped = source if isinstance(source, SetPredictions | MappedPredictions) else None
+    if mapped is not None and (class_map := mapped.class_map.to_json()):
         figures["class_map"] = class_map
     figures |= result.metrics
     if options.bootstrap and result.image_ids:
@@ -177,7 +179,7 @@ def _evaluate(
         per_class, ap50 = figures["per_class"], result.ap50_per_class
         figures["zero_shot"] = compute_zero_shot(per_class, options.unseen, task, ap50)
         recall = MaskRecall(truth.taxonomy)
-        masks = source.as_written() if isinstance(source, SetPredictions) else source
+        masks = source if mapped is None else mapped.as_written()
         for images, predicted in sample_batches(truth, masks, BATCH):
             recall.update(images, predicted)
         seen = [name for name in per_class if name not in options.unseen]

@@ -1,10 +1,11 @@
-"""Semantic predictions in a folder of index PNGs, whose pixels are class ids of the truth."""
+"""Semantic predictions in a folder of index PNGs, whose pixels are class ids."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from segkit.errors import InputError
 from segkit.masks import rle
+from segkit.metrics.class_lists import ClassList
 from segkit.metrics.prediction_ids import image_of_name
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
@@ -14,6 +15,8 @@ from segkit.sources.ledger import ImageError
 
 _VOID = 255
 """The usual value of pixels without a class."""
+_FREE_INDICES = {0, 2**16 - 1}
+"""Values that `segkit predict --native` gives to such pixels where the usual one is a class."""
 
 
 def png_names(folder: Path) -> list[str]:
@@ -24,20 +27,31 @@ def png_names(folder: Path) -> list[str]:
 class PngPredictions:
     """A folder of index PNGs, each read when its image is asked for."""
 
-    def __init__(self, folder: Path, truth: ShardSet, ids_by_name: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        truth: ShardSet,
+        ids_by_name: Mapping[str, str],
+        classes: ClassList | None = None,
+    ) -> None:
         """List the folder.
 
         Args:
             folder: the PNGs; a name without its extension is the id of an image or, with or
                 without folders, the name of its file.
-            truth: ground truth; pixels are class ids of its taxonomy. 255 and the indices that its
-                source gives to void and background mean "no class".
+            truth: ground truth. 255 and the indices that its source gives to void and background
+                mean "no class" if no class has them.
             ids_by_name: image ids by the ids and file stems that names may be.
+            classes: the classes that pixels are ids of; None for those of the ground truth.
         """
         self.file, self._taxonomy = folder, truth.taxonomy
+        self._source = "the data"
         header = truth.manifest.source_header
         indices = {_VOID, *(header.get("ignore") or ()), header.get("background", _VOID)}
-        self._void = indices - truth.taxonomy.by_id.keys()
+        if classes is not None:
+            self._taxonomy, self._source = classes.taxonomy, str(classes.file)
+            indices |= _FREE_INDICES
+        self._void = indices - self._taxonomy.by_id.keys()
         self._names: dict[str, str] = {}
         self._ids: list[str] = []
         for name in png_names(folder):
@@ -76,7 +90,7 @@ class PngPredictions:
                 shape = (region.box, region.counts, float(region.area))
                 segments.append(Segment(index, category.kind, *shape, mask_from="prediction"))
             elif index not in self._void:
-                message = f"{region.area} pixels of {index}, which is no class id of the data"
+                message = f"{region.area} pixels of {index}, which is no class id of {self._source}"
                 hint = (
                     f"write the ids of {self._taxonomy.name}, or convert the PNGs with their own"
                     " labels (`segkit convert semantic`) and give that set"

@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Protocol
 
 from segkit import parse
 from segkit.errors import InputError
 from segkit.metrics import coco_predictions
+from segkit.metrics.class_lists import list_beside, list_of_categories
 from segkit.metrics.class_mapping import ClassMap
 from segkit.metrics.png_predictions import PngPredictions, png_names
 from segkit.metrics.prediction_ids import (
@@ -22,7 +24,9 @@ from segkit.sample import Sample
 from segkit.shards.manifest import Task
 from segkit.shards.publish import MANIFEST, versions
 from segkit.shards.reader import ShardSet
+from segkit.sources.image_files import visible_files
 from segkit.storage import location
+from segkit.taxonomy import Taxonomy
 
 GROUND_TRUTH, PREDICTIONS = "ground truth", "predictions"
 """How metrics name the two sides in errors, see `named_files`."""
@@ -128,6 +132,28 @@ class SetPredictions:
         return self.class_map.map_sample(sample, self._target)
 
 
+class MappedPredictions:
+    """Predictions in a file with its own classes, mapped to those of the ground truth."""
+
+    def __init__(self, predictions: Predictions, class_map: ClassMap, target: Taxonomy) -> None:
+        self.file = predictions.file
+        self.class_map = class_map
+        self._predictions, self._target = predictions, target
+
+    def ids(self) -> list[str]:
+        """Ids of the images, in the order of the file."""
+        return self._predictions.ids()
+
+    def as_written(self) -> Predictions:
+        """The same predictions in their own classes, those without a class of the truth too."""
+        return self._predictions
+
+    def get(self, image: Sample) -> Sample | None:
+        """The prediction for an image, its classes mapped."""
+        sample = self._predictions.get(image)
+        return None if sample is None else self.class_map.map_sample(sample, self._target)
+
+
 class CommonPredictions:
     """Predictions without those of images that the ground truth lacks."""
 
@@ -152,42 +178,82 @@ def open_predictions(
     """Open the predictions that `--predictions` names.
 
     Args:
-        spec: a shard set (`DIR`, `DIR@v2`), a JSON file or, for semantic figures, a folder of index
-            PNGs.
-        truth: the ground truth; its taxonomy gives the meaning of category ids in files.
+        spec: a shard set (`DIR`, `DIR@v2`), a JSON file, a folder of `segkit predict --native` or,
+            for semantic figures, of index PNGs. Class ids mean the classes of the file's own list
+            (`class_lists`), which are mapped as those of a set are, or else of the ground truth.
+        truth: the ground truth.
         masks: folder of the PNGs of a COCO panoptic JSON; by default the folder of the JSON's stem
             beside it.
         task: what the predictions are evaluated for; None if that is not known.
 
     Raises:
         InputError: the file is neither a list of results nor a panoptic JSON, or holds an
-            impossible record; a folder of PNGs is given for another task; `masks` without a
-            panoptic JSON.
+            impossible record; no class that it lists is one of the ground truth; a folder of PNGs
+            is given for another task; `masks` without a panoptic JSON.
     """
     path = location(spec)
-    content = coco_predictions.load(path) if parse.exists(path) else None
-    if content is not None and not isinstance(content, list):
-        folder = masks or path.with_suffix("")
-        ids = images_by_file(truth), images_by_coco_id(truth)
-        return coco_predictions.CocoPanoptic(path, content, folder, truth.taxonomy, *ids)
-    if masks is not None:
-        message, hint = "is no COCO panoptic JSON, whose PNGs could be elsewhere", _MASKS_HINT
-        raise InputError(message, file=path, hint=hint)
-    if content is not None:
-        ids_by_coco_id = images_by_coco_id(truth)
-        return coco_predictions.CocoResults(path, content, truth.taxonomy, ids_by_coco_id)
-    if path.suffix == ".json":
-        raise InputError("no such file", file=path, hint="check the path")
     if path.is_dir() and not versions(path) and not (path / MANIFEST).is_file():
         if versions(path / "predictions"):
             hint = f"give the set in it, {path / 'predictions'}"
             raise InputError("is a folder that predict wrote", file=path, hint=hint)
-        folder = path / "masks" if (path / "masks").is_dir() else path  # of `export semantic`
-        if png_names(folder):
-            if task not in (None, "semantic"):
-                raise _png_folder_error(path, task)
-            return PngPredictions(folder, truth, images_by_name(truth))
+        if (file := _file_of_native(path, task)) is not None:
+            path = file
+        elif png_names(folder := path / "masks" if (path / "masks").is_dir() else path):
+            return _open_pngs(path, folder, truth, masks, task)
+    content = coco_predictions.load(path) if parse.exists(path) else None
+    if content is not None:
+        return _open_coco(path, content, truth, masks)
+    if masks is not None:
+        raise _no_panoptic_file(path)
+    if path.suffix == ".json":
+        raise InputError("no such file", file=path, hint="check the path")
     return SetPredictions(ShardSet.open(spec), truth)
+
+
+def _file_of_native(folder: Path, task: Task | None) -> Path | None:
+    """The file of a folder that `segkit predict --native` wrote for the task, if it is a JSON."""
+    pattern = {"instance": "results.json", "panoptic": "panoptic_*.json"}.get(task or "", "")
+    files = [name for name in visible_files(folder) if fnmatch(name, pattern) and "/" not in name]
+    return folder / files[0] if len(files) == 1 else None
+
+
+def _open_pngs(
+    path: Path, folder: Path, truth: ShardSet, masks: Path | None, task: Task | None
+) -> Predictions:
+    if masks is not None:
+        raise _no_panoptic_file(path)
+    if task not in (None, "semantic"):
+        raise _png_folder_error(path, task)
+    classes = list_beside(folder)
+    class_map = None if classes is None else classes.map_to(truth.taxonomy)
+    listed = None if class_map is None else classes
+    opened = PngPredictions(folder, truth, images_by_name(truth), listed)
+    return opened if class_map is None else MappedPredictions(opened, class_map, truth.taxonomy)
+
+
+def _open_coco(
+    path: Path,
+    content: "list[coco_predictions.Result] | coco_predictions.PanopticFile",
+    truth: ShardSet,
+    masks: Path | None,
+) -> Predictions:
+    classes = None
+    if not isinstance(content, list):
+        classes = list_of_categories(path, content.categories)
+    classes = classes or list_beside(path.parent)
+    class_map = None if classes is None else classes.map_to(truth.taxonomy)
+    taxonomy = truth.taxonomy if classes is None or class_map is None else classes.taxonomy
+    opened: Predictions
+    if not isinstance(content, list):
+        folder = masks or path.with_suffix("")
+        ids = images_by_file(truth), images_by_coco_id(truth)
+        opened = coco_predictions.CocoPanoptic(path, content, folder, taxonomy, *ids)
+    elif masks is not None:
+        raise _no_panoptic_file(path)
+    else:
+        ids_by_coco_id = images_by_coco_id(truth)
+        opened = coco_predictions.CocoResults(path, content, taxonomy, ids_by_coco_id)
+    return opened if class_map is None else MappedPredictions(opened, class_map, truth.taxonomy)
 
 
 def as_predictions(
@@ -234,6 +300,11 @@ def named_files(truth: ShardSet, predictions: Predictions) -> Iterator[None]:
         if isinstance(error.file, str) and error.file in files:
             raise error.in_file(files[error.file]) from error
         raise
+
+
+def _no_panoptic_file(path: Path) -> InputError:
+    message = "is no COCO panoptic JSON, whose PNGs could be elsewhere"
+    return InputError(message, file=path, hint=_MASKS_HINT)
 
 
 def _png_folder_error(folder: Path, task: Task | None) -> InputError:

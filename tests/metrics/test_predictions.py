@@ -102,7 +102,7 @@ def test_predictions_of_unknown_categories_are_refused(tmp_path):
         ),
         (
             {"score": 0.5, "bbox": [0, 0, 1, 1], "category_id": [2]},
-            r"result 0: category_id: not a prediction \(Expected `int \| float`, got `array`",
+            r"result 0: category_id: not a prediction \(Expected `int \| float`, got",
         ),
         ({"score": 10**400, "bbox": [0, 0, 1, 1]}, r"r\.json: holds an integer beyond 64 bits"),
         (
@@ -231,26 +231,18 @@ def test_a_stem_of_several_images_matches_none(tmp_path):
         figures(renamed, open_predictions(str(file), renamed), "panoptic")
 
 
-def test_panoptic_files_whose_ids_are_of_different_classes_are_refused(tmp_path):
+def test_panoptic_files_may_list_their_categories_in_any_form(tmp_path):
     truth, predictions = sets(tmp_path)
     file = panoptic_files(tmp_path / "pred.json", list(predictions.samples()))
     content = json.loads(file.read_text())
-    right = [{"id": c.id, "name": c.name.upper()} for c in truth.taxonomy.categories]
-    for listed in (
-        right,
-        [{"id": 9, "name": "a name of one's own"}],
-        [{"id": [], "name": None}, 3],
-        7,
-    ):
-        file.write_text(json.dumps(content | {"categories": listed}))
+    listed = [{"id": c.id, "name": c.name.upper()} for c in truth.taxonomy.categories]
+    for categories in (listed, listed[:1], [{"id": [], "name": None}, 3], 7):
+        file.write_text(json.dumps(content | {"categories": categories}))
         assert figures(truth, open_predictions(str(file), truth), "panoptic") == figures(
             truth, predictions, "panoptic"
         )
-    counted = [{"id": k, "name": c.name} for k, c in enumerate(truth.taxonomy.categories)]
-    file.write_text(json.dumps(content | {"categories": counted}))
-    with pytest.raises(
-        InputError, match=r"pred.json: category 0 is 'class 0' in its list, in test that is 2; give"
-    ):
+    file.write_text(json.dumps(content | {"categories": listed[:1] * 2}))
+    with pytest.raises(InputError, match=r"pred.json: .*category id 2 occurs twice"):
         open_predictions(str(file), truth)
 
 

@@ -1,0 +1,90 @@
+"""The list of classes that a file of predictions brings along: what its class ids mean."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segkit import parse
+from segkit.errors import InputError
+from segkit.metrics.class_mapping import ClassMap
+from segkit.shards.coco_image_ids import integer
+from segkit.sources.labels_file import read_labels
+from segkit.taxonomy import Category, Taxonomy
+
+TAXONOMY, LABELS = "taxonomy.json", "labels.txt"
+"""The lists that `segkit export` and `segkit predict --native` write beside files of class ids."""
+_MASKS = "masks"
+"""Folder of the PNGs of an export, which the lists are beside."""
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The classes of a file of predictions."""
+
+    file: Path
+    """The file that holds the list."""
+    taxonomy: Taxonomy
+    """Where the list says no kinds, all are things."""
+
+    def map_to(self, truth: Taxonomy) -> ClassMap | None:
+        """The map to the classes of the ground truth; None where each has the id that it has there.
+
+        Raises:
+            InputError: no class has a word in common with the ground truth; it names the list.
+        """
+        try:
+            class_map = ClassMap.from_taxonomies(self.taxonomy, truth)
+        except InputError as error:
+            hint = "name the ground truth's classes; without a list, ids are those of its classes"
+            raise InputError(error.message, file=self.file, hint=hint) from None
+        return None if class_map.is_identity else class_map
+
+
+def list_beside(folder: Path) -> ClassList | None:
+    """The list in a folder, or beside the folder `masks` that it is or is in.
+
+    A `taxonomy.json` comes first. A `labels.txt` without indices numbers no classes: it is passed
+    over.
+
+    Raises:
+        InputError: the list cannot be read, or an id occurs twice in it.
+    """
+    masks = [path for path in (folder, *folder.parents) if path.name == _MASKS][:1]
+    for place in (folder, *(path.parent for path in masks)):
+        if parse.exists(file := place / TAXONOMY):
+            return ClassList(file, Taxonomy.from_json(parse.read_json(file), file=file))
+        if parse.exists(file := place / LABELS) and (labels := read_labels(file)).has_indices:
+            return _class_list(file, ((entry.id, entry.name) for entry in labels.categories))
+    return None
+
+
+def list_of_categories(file: Path, categories: Any) -> ClassList | None:
+    """The `categories` of a COCO file; None without one that has an id and a name.
+
+    Raises:
+        InputError: an id occurs twice.
+    """
+    rows = categories if isinstance(categories, list) else []
+    named = (
+        (class_id(row.get("id")), row.get("name", "").strip())
+        for row in rows
+        if isinstance(row, dict) and isinstance(row.get("name"), str)
+    )
+    entries = [(number, name) for number, name in named if number is not None and name]
+    return _class_list(file, entries) if entries else None
+
+
+def class_id(value: Any) -> int | None:
+    """A class id: files have it as 7, 7.0 or "7"; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else integer(str(value))
+
+
+def _class_list(file: Path, entries: Iterable[tuple[int, str]]) -> ClassList:
+    categories = tuple(Category(number, name, "thing") for number, name in entries)
+    try:
+        return ClassList(file, Taxonomy(file.name, categories))
+    except InputError as error:
+        raise error.in_file(file) from None

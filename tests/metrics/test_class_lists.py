@@ -1,0 +1,124 @@
+"""Predictions in files whose ids are not those of the ground truth, as lists beside them say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from segkit.errors import InputError
+from segkit.export.prediction_files import write_native
+from segkit.metrics.predictions import open_predictions
+from segkit.sample import Sample
+from segkit.shards.manifest import Task
+from segkit.shards.reader import ShardSet
+from segkit.taxonomy import Category, Taxonomy
+
+from .files import figures, sets, shard_set
+
+PLACES = {
+    "semantic": ("native", "native/masks", "native/masks/val"),
+    "panoptic": ("native", "native/panoptic_val.json"),
+    "instance": ("native", "native/results.json"),
+}
+"""Paths that `--predictions` may name."""
+OWN = {2: 9, 9: 2, 16: 16, 23: 0, 30: 77}
+"""Ids of the truth's classes -> ids of the predictions'; 77 is a class of another name."""
+
+
+def renumbered(folder: Path, predictions: ShardSet, kind: Task) -> ShardSet:
+    """The predictions in classes of the same names and other ids, one of another name."""
+    categories = tuple(
+        replace(c, id=OWN[c.id], name="zebra" if OWN[c.id] == 77 else c.name.title())
+        for c in predictions.taxonomy.categories
+    )
+    samples = with_ids(predictions, OWN)
+    return shard_set(folder, samples, Taxonomy("own", categories), kind)
+
+
+def with_ids(data: ShardSet, ids: dict[int, int]) -> list[Sample]:
+    """The samples of a set with other class ids."""
+    return [
+        replace(s, segments=tuple(replace(p, class_id=ids[p.class_id]) for p in s.segments))
+        for s in data.samples()
+    ]
+
+
+@pytest.mark.parametrize("listed", ["both", "taxonomy.json", "labels.txt"])
+@pytest.mark.parametrize("kind", PLACES)
+def test_files_have_the_figures_of_the_set_whatever_its_numbers(
+    tmp_path: Path, kind: Task, listed: str
+) -> None:
+    truth, predictions = sets(tmp_path, kind=kind)
+    own = renumbered(tmp_path / "val", predictions, kind)
+    expected = figures(truth, own, kind)
+    assert expected["class_map"]["unmapped"] == ("zebra",)
+    assert expected != figures(truth, predictions, kind)
+    native = write_native(own, tmp_path / "native")
+    if kind == "semantic":
+        (native / "masks" / "val").mkdir()
+        for file in (native / "masks").glob("*.png"):
+            file.rename(native / "masks" / "val" / file.name)
+    for name in {"taxonomy.json", "labels.txt"} - {listed} if listed != "both" else ():
+        (native / name).unlink(missing_ok=kind == "panoptic")
+    for place in PLACES[kind]:
+        opened = open_predictions(str(tmp_path / place), truth, task=kind)
+        assert figures(truth, opened, kind) == expected
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_files_without_a_list_have_the_ids_of_the_ground_truth(tmp_path: Path, kind: Task) -> None:
+    """Also beside a list of names without indices, which numbers nothing."""
+    truth, predictions = sets(tmp_path, kind=kind)
+    native = write_native(predictions, tmp_path / "native")
+    expected = figures(truth, predictions, kind)
+    (native / "taxonomy.json").unlink(missing_ok=True)
+    names = reversed([category.name for category in truth.taxonomy.categories])
+    for text in ("\n".join(names), None):
+        (native / "labels.txt").unlink(missing_ok=True)
+        if text is not None:
+            (native / "labels.txt").write_text(text)
+        for path in native.glob("*.json"):
+            if kind == "panoptic":
+                path.write_text(json.dumps(json.loads(path.read_text()) | {"categories": []}))
+        opened = open_predictions(str(native), truth, task=kind)
+        assert figures(truth, opened, kind) == expected
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_the_numbering_of_another_list_is_refused_by_its_name(tmp_path: Path, kind: Task) -> None:
+    truth, predictions = sets(tmp_path, kind=kind)
+    native = write_native(predictions, tmp_path / "native")
+    (native / "taxonomy.json").unlink(missing_ok=True)
+    file = native / ("panoptic_val.json" if kind == "panoptic" else "labels.txt")
+
+    def write_list(names: dict[int, str]) -> None:
+        if kind != "panoptic":
+            file.write_text("".join(f"{number} {name}\n" for number, name in names.items()))
+            return
+        rows = [{"id": str(number), "name": name} for number, name in names.items()]
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"categories": rows}))
+
+    write_list({2: "horse", 9: "zebra"})
+    with pytest.raises(InputError, match=rf"{file.name}: no class of {file.name} is a class of"):
+        open_predictions(str(native), truth, task=kind)
+    write_list({40: "class 0", 9: "CLASS  1"})  # another numbering, which lacks the ids
+    with pytest.raises(InputError, match=r"category 2 is not in|pixels of \d+, which is no class"):
+        figures(truth, open_predictions(str(native), truth, task=kind), kind)
+
+
+def test_spellings_of_the_source_name_the_classes_of_the_ground_truth(tmp_path: Path) -> None:
+    """As in labels.txt of an export, here of a run that numbers COCO's classes from 0."""
+    truth, predictions = sets(tmp_path, kind="semantic")
+    spelled = [replace(c, source_name=f"{c.name}-merged") for c in truth.taxonomy.categories]
+    names = Taxonomy("spelled", tuple(spelled))
+    renamed = shard_set(tmp_path / "spelled", list(truth.samples()), names, "semantic")
+    counted = {c.id: k for k, c in enumerate(spelled)}
+    classes = tuple(Category(counted[c.id], f"{c.name}-merged", c.kind) for c in spelled)
+    own = shard_set(
+        tmp_path / "own", with_ids(predictions, counted), Taxonomy("own", classes), "semantic"
+    )
+    native = write_native(own, tmp_path / "native")
+    (native / "taxonomy.json").unlink()
+    opened = open_predictions(str(native), renamed, task="semantic")
+    assert figures(renamed, opened, "semantic") == figures(truth, predictions, "semantic")
