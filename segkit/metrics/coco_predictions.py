@@ -42,7 +42,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     """A record of COCO's results."""
 
     image_id: int | float | str
-    category_id: int | float
+    category_id: int | float | str
     score: float
     segmentation: RunLengths | list[list[float]] | None = None
     bbox: list[float] | None = None
@@ -52,7 +52,7 @@ class SegmentInfo(msgspec.Struct, frozen=True):
     """A segment in a COCO panoptic file."""
 
     id: int
-    category_id: int | float
+    category_id: int | float | str
     area: float | None = None
     score: float | None = None
 
@@ -240,7 +240,7 @@ def _id(value: int | float | str) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def _category(value: int | float, taxonomy: Taxonomy) -> Category | None:
+def _category(value: int | float | str, taxonomy: Taxonomy) -> Category | None:
     number = class_id(value)
     return None if number is None else taxonomy.by_id.get(number)
 

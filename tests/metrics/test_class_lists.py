@@ -8,6 +8,7 @@ import pytest
 
 from segkit.errors import InputError
 from segkit.export.prediction_files import write_native
+from segkit.metrics.class_lists import class_id
 from segkit.metrics.predictions import open_predictions
 from segkit.sample import Sample
 from segkit.shards.manifest import Task
@@ -122,3 +123,27 @@ def test_spellings_of_the_source_name_the_classes_of_the_ground_truth(tmp_path: 
     (native / "taxonomy.json").unlink()
     opened = open_predictions(str(native), renamed, task="semantic")
     assert figures(renamed, opened, "semantic") == figures(truth, predictions, "semantic")
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("kind", ["panoptic", "instance"])
+def test_class_ids_may_be_text_or_floats(tmp_path: Path, kind: Task, text: bool) -> None:
+    truth, predictions = sets(tmp_path, kind=kind)
+    native = write_native(predictions, tmp_path / "native")
+    file = native / ("results.json" if kind == "instance" else "panoptic_val.json")
+    content = json.loads(file.read_text())
+    rows = content if kind == "instance" else content["annotations"]
+    for row in rows:
+        for part in [row] if kind == "instance" else row["segments_info"]:
+            part["category_id"] = str(part["category_id"]) if text else float(part["category_id"])
+    file.write_text(json.dumps(content))
+    opened = open_predictions(str(file), truth, task=kind)
+    assert figures(truth, opened, kind) == figures(truth, predictions, kind)
+    odd = "2.5" if text else 2.5
+    part["category_id"] = odd
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"category 2\.5 is not in test"):
+        figures(truth, open_predictions(str(file), truth, task=kind), kind)
+    assert [class_id(value) for value in (7, 7.0, "7", "-7", "7.0", True, None, 1e400)] == (
+        [7, 7, 7, -7, None, None, None, None]
+    )

@@ -102,7 +102,7 @@ def test_predictions_of_unknown_categories_are_refused(tmp_path):
         ),
         (
             {"score": 0.5, "bbox": [0, 0, 1, 1], "category_id": [2]},
-            r"result 0: category_id: not a prediction \(Expected `int \| float`, got",
+            r"result 0: category_id: not a prediction \(Expected `int \| float \| str`, got",
         ),
         ({"score": 10**400, "bbox": [0, 0, 1, 1]}, r"r\.json: holds an integer beyond 64 bits"),
         (
