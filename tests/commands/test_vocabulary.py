@@ -109,5 +109,5 @@ def test_show_takes_what_predict_takes(toy: ShardSet, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("cat\nsky\n")
     lists = ((toy.path.parent, list(toy.taxonomy.names)), ("names.txt", ["cat", "sky"]))
     for name, expected in lists:
-        shown = CliRunner().invoke(app, ["vocabulary", "show", str(tmp_path / name), "--json"])
-        assert [c["name"] for c in json.loads(shown.stdout)["categories"]] == expected
+        outcome = CliRunner().invoke(app, ["vocabulary", "show", str(tmp_path / name), "--json"])
+        assert [c["name"] for c in json.loads(outcome.stdout)["categories"]] == expected

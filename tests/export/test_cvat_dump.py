@@ -66,9 +66,9 @@ def test_cvat(data: ShardSet, tmp_path: Path) -> None:
         crop: list[bool] = []
         for index, run in enumerate(element.get("rle", "").split(",")):
             crop += [index % 2 == 1] * int(run)
-        whole = np.zeros((HEIGHT, WIDTH), bool)
-        whole[top : top + height, left : left + width] = np.reshape(crop, (height, width))
-        drawn.append(whole)
+        mask_pixels = np.zeros((HEIGHT, WIDTH), bool)
+        mask_pixels[top : top + height, left : left + width] = np.reshape(crop, (height, width))
+        drawn.append(mask_pixels)
     assert all(np.array_equal(a, b) for a, b in zip(drawn, masks(), strict=True))
     box = image.find("box")
     assert box is not None
@@ -88,9 +88,9 @@ def test_labelme(data: ShardSet, tmp_path: Path) -> None:
     for shape, mask in zip(shapes, masks(), strict=True):
         (x0, y0), (x1, y1) = shape["points"]
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"])))).astype(bool)
-        whole = np.zeros((HEIGHT, WIDTH), bool)
-        whole[y0 : y1 + 1, x0 : x1 + 1] = pixels  # the last point is that of the last pixel
-        assert shape["shape_type"] == "mask" and np.array_equal(whole, mask)
+        mask_pixels = np.zeros((HEIGHT, WIDTH), bool)
+        mask_pixels[y0 : y1 + 1, x0 : x1 + 1] = pixels  # the last point is that of the last pixel
+        assert shape["shape_type"] == "mask" and np.array_equal(mask_pixels, mask)
     assert rectangle["points"] == [[1.3, 2.7], [1.3 + 10.1, 2.7 + 0.123456789]]
     assert {shape["label"] for shape in content["shapes"]} == {TAXONOMY.by_id[3].name}
     assert (tmp_path / "out" / "street" / "a.jpg").read_bytes() == picture(1)

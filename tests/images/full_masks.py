@@ -53,7 +53,7 @@ def _write(
 ) -> None:
     """Names at the deepest pixel of what is visible, clear of each other by two pixels each."""
     draw, font = ImageDraw.Draw(page), load_font(max(11, min(page.size) // 24))
-    taken = np.zeros((page.height, page.width), bool)
+    occupied = np.zeros((page.height, page.width), bool)
     for number in sorted(range(len(names)), key=lambda number: -areas[number]):
         left, top, right, bottom = draw.textbbox((0, 0), names[number], font=font)
         wide, tall = int(np.ceil(right - left)), int(np.ceil(bottom - top))
@@ -63,23 +63,23 @@ def _write(
         if visible.sum() < 0.8 * wide * tall:
             continue
         depth = cv2.distanceTransform(np.pad(visible, 1).astype(np.uint8), cv2.DIST_L2, 3)
-        depth = np.where(_free_centers(taken, wide, tall), depth[1:-1, 1:-1], 0)
+        depth = np.where(_free_centers(occupied, wide, tall), depth[1:-1, 1:-1], 0)
         if depth.max() < 0.55 * tall:
             continue
         row, column = np.unravel_index(int(depth.argmax()), depth.shape)
         x, y = int(column) - wide // 2, int(row) - tall // 2
-        taken[y - 2 : y + tall + 2, x - 2 : x + wide + 2] = True
+        occupied[y - 2 : y + tall + 2, x - 2 : x + wide + 2] = True
         ink, dark = (255, 255, 255), (20, 22, 26)
         place = (x - left, y - top)
         draw.text(place, names[number], font=font, fill=ink, stroke_width=2, stroke_fill=dark)
 
 
-def _free_centers(taken: Mask, wide: int, tall: int) -> Mask:
+def _free_centers(occupied: Mask, wide: int, tall: int) -> Mask:
     """Where the center of a name may be: its frame of two pixels within the picture, and free."""
-    free = np.zeros(taken.shape, bool)
+    free = np.zeros(occupied.shape, bool)
     frame = (tall + 4, wide + 4)
-    if frame[0] <= taken.shape[0] and frame[1] <= taken.shape[1]:
-        windows = np.lib.stride_tricks.sliding_window_view(taken, frame)
+    if frame[0] <= occupied.shape[0] and frame[1] <= occupied.shape[1]:
+        windows = np.lib.stride_tricks.sliding_window_view(occupied, frame)
         corners = ~windows.any(axis=(2, 3))
         rows, columns = corners.shape
         y, x = 2 + tall // 2, 2 + wide // 2

@@ -41,22 +41,22 @@ def test_the_public_swin_t_fits_its_recipe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["dataseg-swin-t", "dataseg-r50-1gpu"])
 def test_a_step_on_one_gpu_is_as_large_as_on_eight(name: str) -> None:
-    one, eight = load_recipe(name), load_recipe("dataseg-r50")
-    assert one.data.batch_size * one.training.accumulate == 8 * eight.data.batch_size == 16
-    assert one.optimizer.lr == eight.optimizer.lr == 1e-4
+    single, eight = load_recipe(name), load_recipe("dataseg-r50")
+    assert single.data.batch_size * single.training.accumulate == 8 * eight.data.batch_size == 16
+    assert single.optimizer.lr == eight.optimizer.lr == 1e-4
 
 
 def test_openseed_on_one_gpu_takes_the_public_queries_for_stuff() -> None:
-    one, eight = load_recipe("openseed-swin-t-1gpu"), load_recipe("openseed-swin-t")
-    assert one.data.batch_size * one.training.accumulate == 8 * eight.data.batch_size == 16
-    assert one.data.mixing == eight.data.mixing == "all" and one.loss == eight.loss
-    assert one.model.queries == PUBLISHED["num_queries"] and one.model.foreground == 300
-    assert one.optimizer.lr == eight.optimizer.lr == 1e-4
+    single, eight = load_recipe("openseed-swin-t-1gpu"), load_recipe("openseed-swin-t")
+    assert single.data.batch_size * single.training.accumulate == 8 * eight.data.batch_size == 16
+    assert single.data.mixing == eight.data.mixing == "all" and single.loss == eight.loss
+    assert single.model.queries == PUBLISHED["num_queries"] and single.model.foreground == 300
+    assert single.optimizer.lr == eight.optimizer.lr == 1e-4
 
 
 def test_the_small_resnet_recipe_is_the_large_ones_model() -> None:
-    one, eight = (load_recipe(name).model for name in ("dataseg-r50-1gpu", "dataseg-r50"))
+    single, eight = (load_recipe(name).model for name in ("dataseg-r50-1gpu", "dataseg-r50"))
     differing = [
-        key for key in ModelConfig.model_fields if getattr(one, key) != getattr(eight, key)
+        key for key in ModelConfig.model_fields if getattr(single, key) != getattr(eight, key)
     ]
     assert differing == ["text_dim"]

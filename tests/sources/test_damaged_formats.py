@@ -132,11 +132,11 @@ def altered(value: Any, rng: random.Random) -> Any:
 def test_values_of_other_types_end_in_counts_or_one_line(tmp_path: Path, command: str) -> None:
     """JSON is YAML, so that data.yaml is altered in the same way."""
     file = rich_files(tmp_path)[command]
-    whole = {"train": "images/train", "nc": 2, "path": ".", "names": {"0": "cat", "1": "dog"}}
-    whole = whole if command == "yolo" else json.loads(file.read_text())
+    intact = {"train": "images/train", "nc": 2, "path": ".", "names": {"0": "cat", "1": "dog"}}
+    intact = intact if command == "yolo" else json.loads(file.read_text())
     rng = random.Random(command)
     for _ in range(DAMAGE):
-        file.write_text(json.dumps(altered(whole, rng)))
+        file.write_text(json.dumps(altered(intact, rng)))
         try:
             dry_run(OPENERS[command](file)).ledger.check()
         except InputError as error:
@@ -150,17 +150,17 @@ NUMBERS = (Raw("9" * 400), Raw("-" + "9" * 5000), Raw("1e999"), Raw("NaN"), True
 def test_a_number_that_no_float_holds_is_text_or_a_defect(tmp_path: Path, command: str) -> None:
     """The defects of every number in a file, replaced in turn, can be written as JSON."""
     file = rich_files(tmp_path)[command]
-    whole, opener, drops = json.loads(file.read_text()), OPENERS[command], 0
+    intact, opener, drops = json.loads(file.read_text()), OPENERS[command], 0
     if command == "labelstudio":
         result = labelstudio.rectangle(1, 1, 9, 9, score=0.5)
-        whole[1]["predictions"] = [{"result": [result], "score": 0.5}]
-        whole[1]["annotations"] = []
+        intact[1]["predictions"] = [{"result": [result], "score": 0.5}]
+        intact[1]["annotations"] = []
         opener = lambda path: open_label_studio(path, path.parent, predictions=True)  # noqa: E731
-    for path in paths(whole):
-        if not isinstance(at(whole, path), int | float):
+    for path in paths(intact):
+        if not isinstance(at(intact, path), int | float):
             continue
         for number in NUMBERS:
-            file.write_bytes(dump(replaced(whole, path, number)))
+            file.write_bytes(dump(replaced(intact, path, number)))
             try:
                 report = dry_run(opener(file))
             except InputError as error:
@@ -179,10 +179,10 @@ def test_damage_ends_in_counts_or_one_line(tmp_path: Path, command: str) -> None
     files = rich_files(tmp_path)
     file = files.get(command, tmp_path / "yolo" / "labels" / "train" / "a.txt")
     place = {"labels": files["yolo"], "voc-boxes": tmp_path / "voc"}.get(command, file)
-    whole, refused, kept = file.read_bytes(), 0, 0
+    intact, refused, kept = file.read_bytes(), 0, 0
     rng = random.Random(command)
     for _ in range(DAMAGE):
-        file.write_bytes(damaged(whole, rng))
+        file.write_bytes(damaged(intact, rng))
         try:
             source = recognize(place.parent if command == "labelme" else place).source
             ledger = dry_run(source).ledger  # raises if it does not balance

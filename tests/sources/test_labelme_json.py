@@ -154,16 +154,16 @@ def test_shapes_that_cannot_be_kept(tmp_path: Path, bad: Any, code: str) -> None
 
 
 def test_images_by_path_by_name_and_embedded(tmp_path: Path) -> None:
-    one = shape("rectangle", [[1, 1], [5, 5]])
+    rectangle = shape("rectangle", [[1, 1], [5, 5]])
     picture(tmp_path / "images" / "a.jpg", seed=1)
     picture(tmp_path / "images" / "b.jpg", seed=2)
     picture(tmp_path / "images" / "bare.jpg", seed=3)
-    write_json(tmp_path / "json" / "a.json", content(one, image="..\\images\\a.jpg"))
-    write_json(tmp_path / "json" / "b.json", content(one, image="/elsewhere/old.jpg"))
+    write_json(tmp_path / "json" / "a.json", content(rectangle, image="..\\images\\a.jpg"))
+    write_json(tmp_path / "json" / "b.json", content(rectangle, image="/elsewhere/old.jpg"))
     data = picture(tmp_path / "c.png", seed=4).read_bytes()
     (tmp_path / "c.png").unlink()
     text = base64.b64encode(data).decode()
-    write_json(tmp_path / "json" / "c.json", content(one, image="c.png", imageData=text))
+    write_json(tmp_path / "json" / "c.json", content(rectangle, image="c.png", imageData=text))
     write_json(tmp_path / "json" / "other.json", {"images": []})
     source = open_labelme(tmp_path / "json", tmp_path / "images")
     report = dry_run(source)
@@ -183,18 +183,18 @@ def test_images_by_path_by_name_and_embedded(tmp_path: Path) -> None:
 
 
 def test_damaged_embedded_images(tmp_path: Path) -> None:
-    one = shape("rectangle", [[1, 1], [5, 5]])
-    write_json(tmp_path / "a.json", content(one, imageData="AAAA"))
-    write_json(tmp_path / "b.json", content(one, image="b.jpg", imageData="%%%"))
+    rectangle = shape("rectangle", [[1, 1], [5, 5]])
+    write_json(tmp_path / "a.json", content(rectangle, imageData="AAAA"))
+    write_json(tmp_path / "b.json", content(rectangle, image="b.jpg", imageData="%%%"))
     assert codes(dry_run(open_labelme(tmp_path))) == {"missing-image": 1, "unreadable-image": 1}
 
 
 def test_sizes(tmp_path: Path) -> None:
     picture(tmp_path / "a.jpg")
-    one = shape("rectangle", [[1, 1], [5, 5]])
-    write_json(tmp_path / "a.json", content(one, imageWidth=None, imageHeight=None))
+    rectangle = shape("rectangle", [[1, 1], [5, 5]])
+    write_json(tmp_path / "a.json", content(rectangle, imageWidth=None, imageHeight=None))
     assert dry_run(open_labelme(tmp_path)).ledger.images.kept == 1
-    write_json(tmp_path / "a.json", content(one, imageWidth=99))
+    write_json(tmp_path / "a.json", content(rectangle, imageWidth=99))
     assert codes(dry_run(open_labelme(tmp_path))) == {"size-mismatch": 1}
 
 
