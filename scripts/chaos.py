@@ -52,7 +52,7 @@ GRACE = 120.0
 """Seconds in which the processes of a dead command must end. Agents of Ray try for a minute to
 report that their node was killed."""
 PROGRAM = (
-    "from segkit.inference import label_shards; label_shards.MIN_ROWS = {rows}; "
+    "from segkit.shards import shard; shard.MIN_ROWS = {rows}; "
     "from segkit.commands.entry import main; main()"
 )
 """The command line with smaller shards than the 32 images of a small set, so that many are left."""

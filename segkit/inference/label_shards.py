@@ -19,7 +19,7 @@ from segkit.shards.header import Header
 from segkit.shards.manifest import Ledger
 from segkit.shards.publish import Staging, staging
 from segkit.shards.reader import ShardSet
-from segkit.shards.shard import write_shard
+from segkit.shards.shard import rows_per_shard, write_shard
 from segkit.shards.sidecar import DamagedShardError, Shard, read_shard
 from segkit.shards.writer import (
     check_destination,
@@ -30,19 +30,11 @@ from segkit.shards.writer import (
 )
 from segkit.workers.devices import Workers
 
-MIN_ROWS, MAX_ROWS, SHARDS = 32, 1024, 64
-"""A set is cut into about 64 shards, of 32 to 1024 images each: enough for many devices, and small
-enough that little is lost by a kill."""
 Counts = Mapping[str, int]
 Label = Callable[[Iterable[Any]], Iterator[tuple[Sample, Counts]]]
 """Items of a shard -> in order, their samples with new segments, each with counts of them."""
 OnLabeled = Callable[[int, Counts], None]
 """Called with the number of images that were just labeled, and the sums of their counts."""
-
-
-def rows_per_shard(images: int) -> int:
-    """Images of each shard of a layer over a set of that many images."""
-    return min(MAX_ROWS, max(MIN_ROWS, -(-images // SHARDS)))
 
 
 class Items(Protocol):

@@ -7,7 +7,6 @@ from typing import Any, Protocol, TypeVar
 
 from segkit import storage
 from segkit.errors import InputError
-from segkit.inference.label_shards import rows_per_shard
 from segkit.metrics.batches import OBJECTS_BATCH, record_batches, region_batches
 from segkit.metrics.boundary import BoundaryAP, BoundaryDetectionMatches, BoundaryPanopticQuality
 from segkit.metrics.class_mapping import task_class_names
@@ -28,6 +27,7 @@ from segkit.metrics.shard_columns import is_federated
 from segkit.metrics.tide import TideErrors
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
+from segkit.shards.shard import rows_per_shard
 from segkit.workers.devices import Workers
 
 Truth = TypeVar("Truth", contravariant=True)

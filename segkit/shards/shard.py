@@ -34,7 +34,15 @@ from segkit.storage import file_sha256
 
 ROW_GROUP = 128
 """Images of a row group: about half a megabyte of labels, the cost of a random read."""
+MIN_ROWS, MAX_ROWS, SHARDS = 32, 1024, 64
+"""Workers share a set in about 64 parts, of 32 to 1024 images each: enough for many devices, and
+small enough that little is lost by a kill."""
 _BLOCK, _RECORD = 512, 10240
+
+
+def rows_per_shard(images: int) -> int:
+    """Images of each shard of a layer over a set of that many images."""
+    return min(MAX_ROWS, max(MIN_ROWS, -(-images // SHARDS)))
 
 
 def write_shard(

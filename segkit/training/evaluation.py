@@ -9,7 +9,6 @@ import numpy as np
 from segkit import distributed
 from segkit.images.contact_sheet import Column, contact_sheet
 from segkit.images.draw import overlay, save_png
-from segkit.inference.label_shards import rows_per_shard
 from segkit.inference.outputs import predict_samples
 from segkit.inference.pipeline import predict_images
 from segkit.metrics.evaluate import evaluate
@@ -19,6 +18,7 @@ from segkit.recipes.schema import InferenceConfig
 from segkit.sample import Sample
 from segkit.shards.manifest import TASKS, Task
 from segkit.shards.reader import ShardSet
+from segkit.shards.shard import rows_per_shard
 from segkit.training.sharding import is_sharded, reshard
 
 ROWS = 6

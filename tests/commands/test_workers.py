@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from segkit.errors import SegkitError
-from segkit.inference import label_shards, outputs
+from segkit.inference import outputs
 from segkit.runs.open_run import load_run
+from segkit.shards import shard
 from segkit.shards.reader import ShardSet
 from segkit.text.vocabulary import taxonomy_from_names
 from segkit.workers import devices, process_pool
@@ -18,7 +19,7 @@ from tests.preloaded import preloaded
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(label_shards, "MIN_ROWS", 2)
+    monkeypatch.setattr(shard, "MIN_ROWS", 2)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of workers: equal threads, equal bits
 
 

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segkit.errors import InputError, SegkitError
-from segkit.inference import label_shards as module
-from segkit.inference.label_shards import Counts, Label, label_shards, rows_per_shard
+from segkit.inference.label_shards import Counts, Label, label_shards
 from segkit.sample import Sample
+from segkit.shards import shard
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.sidecar import labels_name
@@ -31,10 +31,10 @@ from .labelers import IMAGES, label, labeled, open_killing, open_plainly, write_
 PROGRAM = """
 import sys
 from pathlib import Path
-from segkit.inference import label_shards as module
+from segkit.shards import shard
 from tests.inference.labelers import label_slowly, labeled
 from segkit.workers.devices import Workers
-module.MIN_ROWS = 4
+shard.MIN_ROWS = 4
 workers = Workers(count=int(sys.argv[3]), device="cpu")
 labeled(Path(sys.argv[1]), Path(sys.argv[2]), label_slowly, workers=workers)
 """
@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ShardSet:
     """22 images without labels, in shards of 4."""
-    monkeypatch.setattr(module, "MIN_ROWS", 4)
+    monkeypatch.setattr(shard, "MIN_ROWS", 4)
     return write_bare_set(tmp_path / "data")
 
 
@@ -54,10 +54,10 @@ def contents(layer: ShardSet) -> dict[str, bytes]:
 
 @given(st.integers(0, 3_000_000))
 def test_shards_are_neither_small_nor_large(images: int) -> None:
-    rows = rows_per_shard(images)
+    rows = shard.rows_per_shard(images)
     assert 32 <= rows <= 1024
     assert images <= 64 * rows or rows == 1024
-    assert rows_per_shard(images + 1) >= rows
+    assert shard.rows_per_shard(images + 1) >= rows
 
 
 def test_workers_write_the_bytes_of_one_process(data: ShardSet, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from segkit.metrics.evaluate import EvalResult, compare, evaluate
 from segkit.metrics.predictions import as_predictions
 from segkit.metrics.shard_columns import read_regions
 from segkit.metrics.task_metrics import EvalOptions, TaskMetrics, count
+from segkit.shards import shard
 from segkit.shards.header import Header
 from segkit.shards.label_columns import read_columns
 from segkit.shards.manifest import Task
@@ -83,7 +84,7 @@ def test_two_processes_merge_their_counts(tmp_path: Path, monkeypatch: pytest.Mo
 def test_rows_of_a_set_are_read_across_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(label_shards, "MIN_ROWS", 7)
+    monkeypatch.setattr(shard, "MIN_ROWS", 7)
     truth, _ = sets(tmp_path, images=30)
     header = Header.from_set(truth, "test", {})
     label = partial(map, lambda sample: (sample, {}))

@@ -17,7 +17,7 @@ import pytest
 
 from segkit.errors import InputError, SegkitError
 from segkit.extras import install_command
-from segkit.inference import label_shards
+from segkit.shards import shard
 from segkit.sources import coco_json
 from segkit.sources.coco_panoptic import CocoPanoptic
 from segkit.sources.engine import convert
@@ -105,7 +105,7 @@ def test_a_worker_killed_in_the_middle_changes_no_byte(
 def test_actors_label_the_bytes_of_one_process_though_one_is_killed(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(label_shards, "MIN_ROWS", 4)
+    monkeypatch.setattr(shard, "MIN_ROWS", 4)
     data = write_bare_set(tmp_path / "data").path.parent
     deaths = tmp_path / "deaths"
     deaths.mkdir()
