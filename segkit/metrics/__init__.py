@@ -16,6 +16,7 @@ mask_recall.py       share of the true masks that are predicted, whatever their 
 bootstrap.py         intervals over draws of the images, paired comparison
 
 regions.py           masked segments of a batch as columns, for the pixel metrics
+image_rows.py        rows that the pixel metrics keep, each with its image
 overlap.py           common pixels of two batches of regions
 objects.py           instances of a batch as columns and as COCO records
 shard_columns.py     read both from the Parquet columns of a shard set

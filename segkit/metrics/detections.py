@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from segkit.masks.iou import coco_iou
 from segkit.masks.run_lengths import Ints
+from segkit.metrics.image_rows import concatenate
 from segkit.metrics.objects import IouType, PredictedRecords, Record, TrueRecords
-from segkit.metrics.regions import concatenate
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]

@@ -1,16 +1,17 @@
 """Panoptic quality as panopticapi computes it (Kirillov et al., CVPR 2019)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.masks.run_lengths import Ints
 from segkit.metrics.class_mapping import class_names
+from segkit.metrics.image_rows import RowMetric
 from segkit.metrics.overlap import Overlap, overlap
-from segkit.metrics.regions import Regions, concatenate
+from segkit.metrics.regions import Regions
 from segkit.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
@@ -63,7 +64,7 @@ class PanopticCounts:
         return {"pq": pq, "sq": sq, "rq": rq, "n": len(at)}
 
 
-class PanopticQuality:
+class PanopticQuality(RowMetric[PanopticRows]):
     """PQ, SQ and RQ over all, thing and stuff classes, and of each class.
 
     panopticapi's rules: a pair of the same class matches when its IoU is over 0.5, where the union
@@ -73,14 +74,13 @@ class PanopticQuality:
     """
 
     def __init__(self, taxonomy: Taxonomy) -> None:
+        none = np.zeros(0, np.int64)
+        super().__init__(PanopticRows(none, none, np.zeros(0), none))
         self.class_names = class_names(taxonomy)
         self.is_thing = np.array([c.kind == "thing" for c in taxonomy.categories], np.bool_)
-        self.images = 0
         self.several_crowds = 0
         """False positives that are more than half in void and *all* crowds of their class, but not
         in void and the last of these crowds."""
-        none = np.zeros(0, np.int64)
-        self._batches = [PanopticRows(none, none, np.zeros(0), none)]
 
     def update(self, truth: Regions, prediction: Regions) -> None:
         """Match the segments of a batch of images.
@@ -93,27 +93,17 @@ class PanopticQuality:
         pairs = overlap(truth, prediction)
         limit = self.max_iou(pairs, truth, prediction)
         rows, several_crowds = _match(pairs, truth, prediction, limit)
-        self._batches.append(replace(rows, image=rows.image + self.images))
-        self.images += len(truth.ids)
+        self.add(rows, len(truth.ids))
         self.several_crowds += several_crowds
 
-    def merge(self, parts: "Sequence[PanopticQuality]") -> None:
+    def merge(self, parts: Sequence[Self]) -> None:
         """Add what other metrics have counted; their images follow those of this one."""
-        for part in parts:
-            self._batches.append(replace(part.rows, image=part.rows.image + self.images))
-            self.images += part.images
-            self.several_crowds += part.several_crowds
+        super().merge(parts)
+        self.several_crowds += sum(part.several_crowds for part in parts)
 
     def max_iou(self, pairs: Overlap, truth: Regions, prediction: Regions) -> Floats | None:
         """(P,) upper bound of each pair's IoU; None sets none. Subclasses may set one."""
         return None
-
-    @property
-    def rows(self) -> PanopticRows:
-        """Outcomes of all images so far."""
-        if len(self._batches) > 1:
-            self._batches = [concatenate(self._batches)]
-        return self._batches[0]
 
     def counts(self, weights: Floats | None = None) -> PanopticCounts:
         """Sums over images.

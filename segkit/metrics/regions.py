@@ -1,8 +1,7 @@
 """The masked segments of a batch of images as columns: the input of the pixel metrics."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,6 @@ from segkit.sample import Sample
 from segkit.shards.label_files import DAMAGE_HINT
 
 Flags = NDArray[np.bool_]
-Rows = TypeVar("Rows", bound=Any)
 MASKS_HINT = (
     "`segkit pseudolabel` makes masks from boxes, `segkit eval --task instance --by box` compares"
     " boxes"
@@ -126,16 +124,6 @@ class Regions:
             hint = "write masks at image size"
             raise InputError(message, file=source, record=self.name(segment), hint=hint)
         return runs
-
-
-def concatenate(batches: Sequence[Rows]) -> Rows:
-    """The rows of all batches (at least one), each a dataclass of arrays."""
-    columns = (
-        np.concatenate([getattr(batch, field.name) for batch in batches])
-        for field in fields(batches[0])
-    )
-    rows: Rows = type(batches[0])(*columns)
-    return rows
 
 
 def unknown_class(class_id: int, source: str, image: str) -> InputError:

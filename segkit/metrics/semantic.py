@@ -1,7 +1,7 @@
 """Mean IoU and pixel accuracies from run lengths; void pixels of the ground truth are left out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from segkit.masks.run_lengths import Ints
 from segkit.metrics.class_mapping import class_names
+from segkit.metrics.image_rows import RowMetric
 from segkit.metrics.overlap import Overlap, overlap
-from segkit.metrics.regions import Regions, concatenate
+from segkit.metrics.regions import Regions
 from segkit.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
@@ -35,7 +36,7 @@ class SemanticRows:
     """(N,)"""
 
 
-class SemanticIoU:
+class SemanticIoU(RowMetric[SemanticRows]):
     """mIoU, frequency-weighted IoU, pixel and mean accuracy, and the confusion between classes.
 
     Pixels in no segment of the ground truth, or in one marked `ignore`, are void; a pixel without a
@@ -43,10 +44,9 @@ class SemanticIoU:
     """
 
     def __init__(self, taxonomy: Taxonomy) -> None:
-        self.class_names = class_names(taxonomy)
-        self.images = 0
         none = np.zeros(0, np.int64)
-        self._batches = [SemanticRows(none, none, none, none)]
+        super().__init__(SemanticRows(none, none, none, none))
+        self.class_names = class_names(taxonomy)
 
     def update(self, truth: Regions, prediction: Regions) -> None:
         """Compare the class maps of a batch of images.
@@ -58,21 +58,7 @@ class SemanticIoU:
         truth = truth.without_ignored()
         pairs = overlap(truth, prediction)
         rows = _class_pairs(pairs, truth, prediction, len(self.class_names))
-        self._batches.append(replace(rows, image=rows.image + self.images))
-        self.images += len(truth.ids)
-
-    def merge(self, parts: "Sequence[SemanticIoU]") -> None:
-        """Add what other metrics have counted; their images follow those of this one."""
-        for part in parts:
-            self._batches.append(replace(part.rows, image=part.rows.image + self.images))
-            self.images += part.images
-
-    @property
-    def rows(self) -> SemanticRows:
-        """Class pairs of all images so far."""
-        if len(self._batches) > 1:
-            self._batches = [concatenate(self._batches)]
-        return self._batches[0]
+        self.add(rows, len(truth.ids))
 
     def confusion(self, weights: Floats | None = None) -> Floats:
         """(K, K + 1) pixels of each true class by predicted class; in the last column, of none.
