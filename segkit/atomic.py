@@ -7,6 +7,7 @@ destination takes its name by one rename, once it is complete.
 
 import errno
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -63,15 +64,29 @@ def new_file(path: Path) -> Iterator[Path]:
         SegkitError: the disk is full.
     """
     require_writable(path)
-    draft = path.with_name(f"{_DRAFT}{os.getpid()}-{os.fsdecode(os.fsencode(path.name)[-128:])}")
     make_folder(path.parent, path)
-    with disk_errors(path), cleanup_on_stop():
-        try:
-            yield draft
-            sync(draft)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+    with disk_errors(path), cleanup_on_stop(), new_cache_file(path) as draft:
+        yield draft
+        sync(draft)
+
+
+@contextmanager
+def new_cache_file(path: Path) -> Iterator[Path]:
+    """As `new_file`, for a file that can be written again: it is not flushed to the disk.
+
+    The name of the draft is that of no other writer, in other containers either: there, all
+    processes may have one id.
+
+    Raises:
+        OSError: the file or its folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{_DRAFT}{secrets.token_hex(8)}-{path.name[-32:]}")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def require_writable(path: Path) -> None:

@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from segkit.atomic import (
     disk_errors,
     folder_lock,
+    new_cache_file,
     new_directory,
     new_file,
     replace_bytes,
@@ -49,6 +51,24 @@ def test_a_file_is_replaced_at_once_and_a_failure_leaves_the_old_one(tmp_path: P
         assert draft.suffix == file.suffix
         draft.write_text("new")
     assert (file.read_text(), names(file.parent)) == ("new", ["metrics.json"])
+
+
+@pytest.mark.parametrize("open_draft", [new_file, new_cache_file])
+def test_two_writers_of_one_file_have_two_drafts(
+    tmp_path: Path, open_draft: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In containers that share a folder, both processes may have the id 1."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    file = tmp_path / "new" / "a.json"
+    with open_draft(file) as first:
+        first.write_text("first")
+        with open_draft(file) as second:
+            second.write_text("second")
+        assert file.read_text() == "second"
+        with pytest.raises(ZeroDivisionError), open_draft(file) as third:
+            third.write_text("third")
+            raise ZeroDivisionError
+    assert (file.read_text(), names(file.parent)) == ("first", ["a.json"])
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "ü" * 127, ".hidden", "a b\n.json"])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit import storage
+from segkit.atomic import new_cache_file
 from segkit.cache import cache_root
 from segkit.errors import SegkitError
 from segkit.file_names import is_digest
@@ -23,7 +24,7 @@ from segkit.taxonomy import Taxonomy
 _SHOWN = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")
 """First bytes of JPEG, PNG, GIF and BMP."""
 _MAX_NAME = 200
-"""Bytes of a file name; file systems allow 255, and a file being written has a longer name."""
+"""Bytes of a file name; file systems allow 255, and some names get an extension."""
 
 
 def media_root() -> Path:
@@ -57,8 +58,8 @@ def image_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
     if not _is_shown(data):
         pixels = cv2.cvtColor(shards.image(sample), cv2.COLOR_RGB2BGR)
         png = folder / f"{name}.png"
-        return _write(png, lambda partial: bool(cv2.imwrite(str(partial), pixels)))
-    return _write(folder / name, lambda partial: bool(partial.write_bytes(data)))
+        return _write(png, lambda draft: cv2.imwrite(str(draft), pixels))
+    return _write(folder / name, lambda draft: bool(draft.write_bytes(data)))
 
 
 def _is_shown(data: bytes) -> bool:
@@ -86,7 +87,7 @@ def class_map_file(shards: ShardSet, sample: Sample, root: Path) -> Path:
         name = hashlib.sha256(sample.id.encode()).hexdigest()
     pixels = class_map(sample, shards.taxonomy)
     file = root / "class_maps" / version / f"{name}.png"
-    return _write(file, lambda partial: bool(cv2.imwrite(str(partial), pixels)))
+    return _write(file, lambda draft: cv2.imwrite(str(draft), pixels))
 
 
 def class_map(sample: Sample, taxonomy: Taxonomy) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -105,9 +106,7 @@ def class_map(sample: Sample, taxonomy: Taxonomy) -> NDArray[np.uint8] | NDArray
 
 
 def _write(file: Path, write: Callable[[Path], bool]) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{os.getpid()}.{file.name}")
-    if not write(partial):
-        raise SegkitError(f"{file}: could not be written")
-    partial.replace(file)
+    with new_cache_file(file) as draft:
+        if not write(draft):
+            raise SegkitError(f"{file}: could not be written")
     return file

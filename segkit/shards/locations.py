@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse, storage
+from segkit.atomic import new_cache_file
 from segkit.cache import cache_root
 from segkit.errors import InputError
 from segkit.file_names import UnsafeNameError, resolve_inside
@@ -154,13 +155,10 @@ def allow_images(folders: Iterable[str]) -> None:
 
 
 def _remember(folders: Iterable[str]) -> None:
-    place = _memory()
-    place.mkdir(parents=True, exist_ok=True)
     for folder in folders:
-        note = place / hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]
-        draft = note.with_name(f".{os.getpid()}.{note.name}")
-        draft.write_bytes(os.fsencode(folder))
-        draft.replace(note)
+        name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]
+        with new_cache_file(_memory() / name) as draft:
+            draft.write_bytes(os.fsencode(folder))
 
 
 def _covers(folders: set[str], folder: str) -> bool:

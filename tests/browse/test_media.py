@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from segkit.browse.labels import crop
 from segkit.browse.media import class_map, class_map_file, image_file
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 from segkit.masks import rle
 from segkit.sample import ImageRef, Segment
 from segkit.shards.header import Header
@@ -52,6 +52,19 @@ def test_a_damaged_or_deleted_file_of_the_cache_is_written_again(tmp_path: Path)
     labels.unlink()
     assert image_file(shards, sample, media).read_bytes() == png(0)
     assert class_map_file(shards, sample, media).read_bytes() == expected
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = one_image_set(tmp_path / "set")
+
+    def fail(path: str, pixels: object) -> bool:
+        Path(path).write_bytes(b"half")
+        return False
+
+    monkeypatch.setattr(cv2, "imwrite", fail)
+    with pytest.raises(SegkitError, match="could not be written"):
+        class_map_file(shards, shards.sample(0), tmp_path / "media")
+    assert not [path for path in (tmp_path / "media").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("name", ["..", "a/..", "", "x" * 300 + ".png", "a\0b.png"])

@@ -1,5 +1,6 @@
 """A crafted set reads nothing but images that its author had, or that the user allows."""
 
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from segkit.errors import InputError, SegkitError
 from segkit.sample import ImageRef
 from segkit.shards.header import Header
 from segkit.shards.lineage import describe
-from segkit.shards.locations import IMAGES_ROOT, locate
+from segkit.shards.locations import IMAGES_ROOT, locate, remember_folders
 from segkit.shards.manifest_file import manifest_digest
 from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
@@ -123,6 +124,19 @@ def test_a_set_that_was_made_here_is_read_as_before_and_one_that_was_not_is_refu
     for path in (tmp_path / "moved", layer.path):
         with pytest.raises(InputError, match="lies outside"):
             read(ShardSet.open(path))
+
+
+def test_a_note_that_cannot_be_written_leaves_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, target: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setenv(IMAGES_ROOT, "")  # restored afterwards
+    monkeypatch.setattr(Path, "replace", fail)
+    remember_folders(["/pictures/a.png"], None)
+    assert os.environ[IMAGES_ROOT] == "/pictures"  # for this process
+    assert not list((cache / "image-folders").iterdir())
 
 
 def test_a_layer_of_a_crafted_set_gains_nothing(tmp_path: Path, secret: Path) -> None:
