@@ -25,6 +25,7 @@ validate.py        check the files and rows of a version
 check_manifest.py  check digests, ledger, taxonomy and parents
 rules.py           the rules of labels that conversion and validation share
 consistency.py     check one sample
+sample_spill.py    samples in a temporary file, for another order
 diff.py            compare two sets
 merge_sets.py      several sets as one
 split.py           parts of a set

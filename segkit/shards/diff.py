@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from segkit.masks import rle
 from segkit.sample import ImageRef, Sample
 from segkit.shards.reader import ShardSet
+from segkit.shards.sample_spill import SampleSpill
 
 
 @dataclass
@@ -54,14 +56,20 @@ class Difference:
 
 
 def diff(a: ShardSet, b: ShardSet, *, on_image: Callable[[], None] = lambda: None) -> Difference:
-    """Compare two sets; memory holds the ids of one and a row group of each.
+    """Compare two sets; memory holds their ids and a row group of each.
+
+    If the common images of B are in another order than those of A, B is copied to a temporary file.
 
     Args:
         a: a set.
         b: another set.
         on_image: called for each image of `a`.
     """
-    index_in_b = {sample.id: index for index, sample in enumerate(b.samples())}
+    index_in_b = {image_id: index for index, image_id in enumerate(b.image_ids())}
+    order = [index_in_b[image_id] for image_id in a.image_ids() if image_id in index_in_b]
+    checked_b: Callable[[int], Sample] = partial(b.sample, check_masks=True)
+    if order != sorted(order):
+        checked_b = SampleSpill(b.samples(check_masks=True)).__getitem__
     names = (a.taxonomy.unique_names, b.taxonomy.unique_names)
     difference = Difference()
     classes: defaultdict[str, ClassDifference] = defaultdict(ClassDifference)
@@ -71,7 +79,7 @@ def diff(a: ShardSet, b: ShardSet, *, on_image: Callable[[], None] = lambda: Non
         if sample_a.id not in index_in_b:
             difference.only_a.append(sample_a.id)
             continue
-        sample_b = b.sample(index_in_b[sample_a.id], check_masks=True)
+        sample_b = checked_b(index_in_b[sample_a.id])
         common.add(sample_a.id)
         difference.common += 1
         digests = sample_a.image.sha256, sample_b.image.sha256
