@@ -9,7 +9,7 @@ leftovers.py       delete what only an unfinished version needed
 upload.py          publish to an object store
 arrow.py           samples as rows of an Arrow table
 label_files.py     open files of labels, and check their rows
-label_columns.py   read some columns of the labels, without samples
+label_columns.py   read some columns of the labels, without segments
 shard.py           write one shard: image tar and labels
 sidecar.py         record finished shards, for resuming
 writer.py          write sets, layers and views
