@@ -48,7 +48,8 @@ def _empty(image: Sample) -> Sample:
 def region_batches(
     truth: ShardSet, predictions: Predictions, rows: range | None = None
 ) -> Iterator[tuple[Regions, Regions]]:
-    """Both sides as regions, without ignored ground truth (it becomes void).
+    """Both sides as regions, without ignored ground truth (it becomes void), and without
+    predictions of classes that their image is not annotated for.
 
     Where the predictions are a set of the same images in the same order and vocabulary, only the
     necessary columns are read; the result is the same.
@@ -62,13 +63,14 @@ def region_batches(
         true_regions = read_regions(truth, BATCH, "ground truth", rows)
         predicted_regions = read_regions(predictions.shards, BATCH, "predictions", rows)
         for true, predicted in zip(true_regions, predicted_regions, strict=True):
-            yield true.without_ignored(), predicted
+            yield true.without_ignored(), predicted.of_annotated_classes(true)
         return
     index = truth.taxonomy.index
     batches = sample_batches(truth, predictions, BATCH, check_masks=False)  # decoding checks them
     for images, predicted_images in batches:
-        true = Regions.from_samples(images, index, "ground truth").without_ignored()
-        yield true, Regions.from_samples(predicted_images, index, "predictions")
+        true = Regions.from_samples(images, index, "ground truth")
+        predicted = Regions.from_samples(predicted_images, index, "predictions")
+        yield true.without_ignored(), predicted.of_annotated_classes(true)
 
 
 def record_batches(

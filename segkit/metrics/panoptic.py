@@ -70,7 +70,8 @@ class PanopticQuality(RowMetric[PanopticRows]):
     panopticapi's rules: a pair of the same class matches when its IoU is over 0.5, where the union
     leaves out the prediction's pixels in void; crowds neither match nor count as missed; an
     unmatched prediction is forgiven when more than half of it is in void or in the *last listed*
-    crowd of its class. Ground truth marked `ignore` is void.
+    crowd of its class. Ground truth marked `ignore` is void. Predictions of a class that their
+    image is not annotated for do not count.
     """
 
     def __init__(self, taxonomy: Taxonomy) -> None:
@@ -89,7 +90,7 @@ class PanopticQuality(RowMetric[PanopticRows]):
             InputError: segments of one image overlap, or a prediction differs in size from its
                 image.
         """
-        truth = truth.without_ignored()
+        truth, prediction = truth.without_ignored(), prediction.of_annotated_classes(truth)
         pairs = overlap(truth, prediction)
         limit = self.max_iou(pairs, truth, prediction)
         rows, several_crowds = _match(pairs, truth, prediction, limit)

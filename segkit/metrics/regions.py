@@ -1,6 +1,6 @@
 """The masked segments of a batch of images as columns: the input of the pixel metrics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,8 @@ class Regions:
     height: Ints
     width: Ints
     """(I,) size of each image."""
+    annotated: tuple[Ints | None, ...]
+    """(I,) class indices that each image is annotated for; None for all."""
     buffer: Bytes
     offsets: Ints
     """(S + 1,) offsets of the compressed counts in `buffer`."""
@@ -70,6 +72,7 @@ class Regions:
             tuple(sample.id for sample in samples),
             np.array([sample.height for sample in samples], np.int64),
             np.array([sample.width for sample in samples], np.int64),
+            annotated_labels([sample.annotated for sample in samples], index),
             buffer,
             offsets,
             np.array([i for i, _ in segments], np.int64),
@@ -85,13 +88,30 @@ class Regions:
 
     def without_ignored(self) -> "Regions":
         """The same without the segments marked `ignore`: their pixels become void."""
-        if not self.ignore.any():
+        return self._select(~self.ignore)
+
+    def of_annotated_classes(self, truth: "Regions") -> "Regions":
+        """The predictions of classes that their image is annotated for, or that it shows.
+
+        Others are neither right nor wrong: they count as not predicted.
+        """
+        keep = np.ones(len(self), np.bool_)
+        for i, annotated in enumerate(truth.annotated):
+            if annotated is not None:
+                classes = np.union1d(annotated, truth.label[truth.image == i])
+                keep &= (self.image != i) | np.isin(self.label, classes)
+        return self._select(keep)
+
+    def _select(self, at: Flags) -> "Regions":
+        """The chosen segments; these regions themselves where that is all."""
+        if at.all():
             return self
-        keep = np.flatnonzero(~self.ignore)
+        keep = np.flatnonzero(at)
         counts = self.counts()
         buffer, offsets = join([counts[i] for i in keep])
         columns = (self.image[keep], self.label[keep], self.crowd[keep], self.ignore[keep])
-        return Regions(self.ids, self.height, self.width, buffer, offsets, *columns)
+        images = (self.ids, self.height, self.width, self.annotated)
+        return Regions(*images, buffer, offsets, *columns)
 
     def counts(self) -> list[bytes]:
         """Compressed counts of each segment."""
@@ -124,6 +144,16 @@ class Regions:
             hint = "write masks at image size"
             raise InputError(message, file=source, record=self.name(segment), hint=hint)
         return runs
+
+
+def annotated_labels(
+    annotated: Iterable[Sequence[int] | None], index: Mapping[int, int]
+) -> tuple[Ints | None, ...]:
+    """The class indices of the annotated classes of images, as `Regions` has them."""
+    return tuple(
+        None if ids is None else np.array([index[c] for c in ids if c in index], np.int64)
+        for ids in annotated
+    )
 
 
 def unknown_class(class_id: int, source: str, image: str) -> InputError:

@@ -40,7 +40,7 @@ class SemanticIoU(RowMetric[SemanticRows]):
     """mIoU, frequency-weighted IoU, pixel and mean accuracy, and the confusion between classes.
 
     Pixels in no segment of the ground truth, or in one marked `ignore`, are void; a pixel without a
-    prediction is wrong.
+    prediction is wrong. A class that an image is not annotated for counts as not predicted there.
     """
 
     def __init__(self, taxonomy: Taxonomy) -> None:
@@ -55,7 +55,7 @@ class SemanticIoU(RowMetric[SemanticRows]):
             InputError: segments of one image overlap, or a prediction differs in size from its
                 image.
         """
-        truth = truth.without_ignored()
+        truth, prediction = truth.without_ignored(), prediction.of_annotated_classes(truth)
         pairs = overlap(truth, prediction)
         rows = _class_pairs(pairs, truth, prediction, len(self.class_names))
         self.add(rows, len(truth.ids))

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from segkit.masks.run_lengths import Ints
 from segkit.metrics.objects import IouType, Objects
-from segkit.metrics.regions import Regions, missing_mask, unknown_class
+from segkit.metrics.regions import Regions, annotated_labels, missing_mask, unknown_class
 from segkit.shards.arrow import boxes, elements, flags, numbers, reals, texts
 from segkit.shards.label_columns import read_columns
 from segkit.shards.reader import ShardSet
 
-_IMAGE = ["id", "width", "height"]
+_IMAGE = ["id", "width", "height", "annotated"]
 _REGION = ("class_id", "mask", "is_crowd", "ignore")
 _OBJECT = ("class_id", "is_crowd", "ignore", "area", "score")
 
@@ -48,7 +48,7 @@ def read_objects(
         InputError: a part cannot be read.
     """
     segment_columns = _segment_columns((*_OBJECT, *iou_types))
-    columns = [*_IMAGE, "annotated", "exhaustive", "not_exhaustive", *segment_columns]
+    columns = [*_IMAGE, "exhaustive", "not_exhaustive", *segment_columns]
     for table in _tables(shards, columns, batch, rows):
         for start in range(0, len(table), batch):
             yield _objects(table.slice(start, batch), iou_types)
@@ -113,6 +113,7 @@ def _regions(table: Any, batch: int, shards: ShardSet, source: str) -> Iterator[
     table = table.combine_chunks()
     ids = table.column("id").to_pylist()
     height, width = (numbers(table.column(name).chunk(0)) for name in ("height", "width"))
+    annotated = annotated_labels(table.column("annotated").to_pylist(), shards.taxonomy.index)
     segments, first = elements(table.column("segments").chunk(0))
     image = np.repeat(np.arange(len(ids)), np.diff(first))
     label = _labels(segments, image, ids, shards, source)
@@ -122,11 +123,10 @@ def _regions(table: Any, batch: int, shards: ShardSet, source: str) -> Iterator[
         rows = slice(start, start + batch)
         at = slice(int(first[start]), int(first[min(start + batch, len(ids))]))
         bounds = offsets[at.start : at.stop + 1]
+        images = (tuple(ids[rows]), height[rows], width[rows], annotated[rows])
         columns = (image[at] - start, label[at], crowd[at], ignore[at])
         text = buffer[bounds[0] : bounds[-1]]
-        yield Regions(
-            tuple(ids[rows]), height[rows], width[rows], text, bounds - bounds[0], *columns
-        )
+        yield Regions(*images, text, bounds - bounds[0], *columns)
 
 
 def _labels(segments: Any, image: Ints, ids: list[str], shards: ShardSet, source: str) -> Ints:
