@@ -1,6 +1,7 @@
 """Predictions in files whose ids are not those of the ground truth, as lists beside them say."""
 
 import json
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from segkit.metrics.predictions import open_predictions
 from segkit.sample import Sample
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
+from segkit.storage import location
 from segkit.taxonomy import Category, Taxonomy
 
 from .files import figures, sets, shard_set
@@ -65,6 +67,18 @@ def test_files_have_the_figures_of_the_set_whatever_its_numbers(
     for place in PLACES[kind]:
         opened = open_predictions(str(tmp_path / place), truth, task=kind)
         assert figures(truth, opened, kind) == expected
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_lists_are_read_beside_remote_files(tmp_path: Path, kind: Task) -> None:
+    truth, predictions = sets(tmp_path, kind=kind)
+    own = renumbered(tmp_path / "val", predictions, kind)
+    native = write_native(own, tmp_path / "native")
+    remote = location(f"memory://{uuid.uuid4().hex}")
+    for file in filter(Path.is_file, native.rglob("*")):
+        (remote / file.relative_to(tmp_path).as_posix()).write_bytes(file.read_bytes())
+    opened = open_predictions(str(remote / "native"), truth, task=kind)
+    assert figures(truth, opened, kind) == figures(truth, own, kind)
 
 
 @pytest.mark.parametrize("kind", PLACES)
