@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from segkit.errors import InputError
@@ -157,8 +158,13 @@ def _spellings(category: Category) -> list[str]:
 
 def _plain(words: Iterable[str]) -> set[str]:
     """Words without case, blanks and punctuation; none of those that hold nothing else."""
-    folded = (unicodedata.normalize("NFKC", word).casefold() for word in words)
-    return {"".join(filter(_is_meaningful, word)) for word in folded} - {""}
+    return {_folded(word) for word in words} - {""}
+
+
+@lru_cache(maxsize=1 << 14)
+def _folded(word: str) -> str:
+    """A word without case, blanks and punctuation; each is compared with all classes."""
+    return "".join(filter(_is_meaningful, unicodedata.normalize("NFKC", word).casefold()))
 
 
 def _is_meaningful(character: str) -> bool:
