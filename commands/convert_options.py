@@ -131,11 +131,6 @@ def refuse_idle_options(common: CommonOptions, typed: Collection[str]) -> None:
         typed: names of those that the command line gives.
     """
     images_by = common.images_by
-    if common.exif is not Exif.keep and images_by is ImagesBy.none:
-        raise InputError(f"--exif {common.exif} needs the images", hint="drop --images-by none")
-    if common.exif is Exif.apply and images_by is ImagesBy.reference:
-        hint = "give --images-by embed: turned photos are stored anew"
-        raise InputError("--exif apply cannot be combined with --images-by reference", hint=hint)
     if "shard_size" in typed and images_by is not ImagesBy.embed:
         message = f"--shard-size counts bytes of images, and --images-by {images_by} copies none"
         raise InputError(message, hint="omit one of the two")
@@ -147,6 +142,3 @@ def refuse_idle_options(common: CommonOptions, typed: Collection[str]) -> None:
     if preview and common.out is not None and is_remote(common.out):
         message = "--preview draws beside a local set only, and --out is a URL"
         raise InputError(message, hint="omit --preview")
-    if common.address and common.engine is not Engine.ray:
-        hint = "give --engine ray with it"
-        raise InputError("--address is the address of a Ray cluster", hint=hint)

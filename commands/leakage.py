@@ -2,8 +2,6 @@
 
 import typer
 
-from segkit.errors import InputError
-
 from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, plural, table
 from .progress import progress_bar
 
@@ -29,8 +27,6 @@ def leakage(
     from segkit.shards.leakage import find_leaks
     from segkit.shards.reader import ShardSet
 
-    if len(sets) < 2:
-        raise InputError("nothing to compare with one set", hint="give two or more")
     shard_sets = [ShardSet.open(spec) for spec in sets]
     with progress_bar("hash images", sum(map(len, shard_sets))) as advance:
         leaks = list(find_leaks(shard_sets, near=near, advance=advance))

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import typer
 
-from segkit.errors import InputError
 from segkit.storage import writable
 
 from .common import FORCE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION, VERIFY_OPTION, emit, note, table
@@ -37,8 +36,6 @@ def merge(
     from segkit.shards.merge_sets import differing_words, merge_sets
     from segkit.shards.reader import ShardSet
 
-    if len(sets) < 2:
-        raise InputError("nothing to merge with one set", hint="give two or more")
     arguments = {"sets": sets, "out": str(out), "name": name, "rename": rename}
     shard_sets = [ShardSet.open(spec) for spec in sets]
     with progress_bar(f"merge {out.name}", sum(map(len, shard_sets))) as advance:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from segkit import storage
 from segkit.errors import InputError, short
@@ -50,6 +50,27 @@ _COMPRESSIONS = {
 """First bytes of a compressed file -> the program that compressed it."""
 _Model = TypeVar("_Model", bound="BaseModel")
 _Value = TypeVar("_Value")
+
+
+def check_choice(value: object, choices: Any, name: str) -> None:
+    """Raise InputError where an argument of a function is not one of its values.
+
+    Args:
+        value: the argument.
+        choices: a Literal type, or the values.
+        name: of the argument.
+    """
+    allowed = get_args(choices) or tuple(choices)
+    if value not in allowed:
+        hint = f"give one of {', '.join(allowed)}"
+        raise InputError(f"unknown {name} {value!r}", hint=hint)
+
+
+def check_number(value: object, name: str, least: float, most: float = math.inf) -> None:
+    """Raise InputError where an argument of a function is not a number from `least` to `most`."""
+    if not isinstance(value, int | float) or not least <= value <= most:
+        limits = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
+        raise InputError(f"invalid {name} {value!r}", hint=f"give {limits}")
 
 
 def exists(path: str | Path) -> bool:

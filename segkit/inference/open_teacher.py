@@ -25,6 +25,7 @@ from segkit.hub import (
 from segkit.inference.grabcut import GrabCutTeacher
 from segkit.inference.shape_teachers import SHAPES, ShapeTeacher
 from segkit.inference.teacher import Teacher
+from segkit.parse import check_choice
 from segkit.recipes.schema import Strategy
 from segkit.runs.open_run import (
     check_inference,
@@ -133,6 +134,8 @@ class TeacherSpec:
         return RunTeacher(run, self.strategy, min_iou=self.min_iou, tta=self.tta)
 
     def _check_options(self) -> None:
+        if self.strategy is not None:
+            check_choice(self.strategy, Strategy, "strategy")
         run, shape = self.kind == "run", self.kind in SHAPES
         unread = {
             "--strategy": self.strategy is not None and not run,

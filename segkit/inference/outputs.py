@@ -25,6 +25,7 @@ from segkit.inference.pipeline import Image, RunnableModel, predict_images
 from segkit.inference.postprocess import LabeledMask
 from segkit.inference.streams import THREADS, prefetch
 from segkit.model.text_classifier import ClassEmbeddings
+from segkit.parse import check_choice
 from segkit.recipes.schema import InferenceConfig
 from segkit.runs.run import Run, read_run
 from segkit.sample import MIN_DRAWN_SCORE, ImageRef, Sample
@@ -107,8 +108,10 @@ def predict_set(
         on_resume: called before, with the number of those that an interrupted run had predicted.
 
     Raises:
-        InputError: the set holds labels only, or the run may have seen an unseen class.
+        InputError: an unknown task, the set holds labels only, or the run may have seen an unseen
+            class.
     """
+    check_choice(task, Task, "task")
     data.require_images()
     classes = taxonomy or data.taxonomy
     _require_unseen(run, classes)
@@ -180,8 +183,9 @@ def predict_files(
         on_resume: called before, with the number of those that an interrupted run had predicted.
 
     Raises:
-        InputError: a file is not an image.
+        InputError: an unknown task, or a file is not an image.
     """
+    check_choice(task, Task, "task")
     _require_unseen(run, taxonomy)
     label = partial(_label_files, root, run.class_embeddings(taxonomy).to("cpu"), taxonomy, task)
     header = Header(

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from segkit.inference.pipeline import Image, predict_images
 from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.predicted_masks import PredictedMask, PredictedMasks
 from segkit.masks.boxes import touches_image
+from segkit.parse import check_choice
 from segkit.runs.calibration import Calibration
 from segkit.runs.open_run import check_trained, load_run, no_box_prompts
 from segkit.runs.run import Run
@@ -83,9 +84,7 @@ class Predictor:
         Raises:
             InputError: as of `predict`.
         """
-        if task not in get_args(Task):
-            message = f"unknown task {task!r}"
-            raise InputError(message, hint=f"give one of: {', '.join(get_args(Task))}")
+        check_choice(task, Task, "task")
         check_trained(self.run.recipe, task, self.run.path)
         taxonomy = self.taxonomy(classes)
         if task == "instance" and all(category.kind == "stuff" for category in taxonomy.categories):

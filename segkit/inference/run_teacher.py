@@ -9,6 +9,7 @@ from segkit.inference.pipeline import Image, ModelOutput, infer
 from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.teacher import Teacher
 from segkit.model.text_classifier import ClassEmbeddings, class_probability
+from segkit.parse import check_choice
 from segkit.recipes.schema import Strategy
 from segkit.runs.open_run import (
     check_min_iou,
@@ -34,8 +35,8 @@ class RunTeacher(Teacher):
         tta: test-time augmentation of box prompts, see `predict_box_masks`.
 
     Raises:
-        InputError: box prompts of a public Mask2Former, a lowest expected IoU without calibration
-            or box prompts, or test-time augmentation without box prompts.
+        InputError: an unknown strategy, box prompts of a public Mask2Former, a lowest expected IoU
+            without calibration or box prompts, or test-time augmentation without box prompts.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class RunTeacher(Teacher):
         min_iou: float | None = None,
         tta: bool = False,
     ) -> None:
+        if strategy is not None:
+            check_choice(strategy, Strategy, "strategy")
         self.strategy: Strategy = strategy or default_strategy(run.recipe)
         check_trained(run.recipe, self.strategy, run.path)
         self.run, self.name = run, str(run.path)

@@ -39,6 +39,7 @@ from segkit.metrics.task_metrics import (
     count,
 )
 from segkit.metrics.zero_shot import compute_zero_shot
+from segkit.parse import check_choice
 from segkit.sample import Sample
 from segkit.shards.manifest import TASKS, Task
 from segkit.shards.reader import ShardSet
@@ -235,10 +236,11 @@ def compare(
 
 
 def check_task(truth: ShardSet, task: Task, options: EvalOptions) -> None:
-    """Refuse ground truth of a wrong kind, without masks, or beyond the evaluator's rules.
+    """Refuse an unknown task, and ground truth of a wrong kind or beyond the evaluator's rules.
 
     Reads labels only where the set has boxes without masks, up to the first that counts.
     """
+    check_choice(task, Task, "task")
     kind = truth.manifest.kind
     by_box = task == "instance" and options.iou_type == "box"
     if kind == "boxes" and not by_box:

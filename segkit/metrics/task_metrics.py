@@ -25,6 +25,7 @@ from segkit.metrics.predictions import Predictions, SetPredictions
 from segkit.metrics.semantic import SemanticIoU
 from segkit.metrics.shard_columns import is_federated
 from segkit.metrics.tide import TideErrors
+from segkit.parse import check_choice, check_number
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
 from segkit.shards.shard import rows_per_shard
@@ -74,6 +75,14 @@ class EvalOptions:
     """The predictions are masks for the true boxes: compute their IoU by size and class."""
     headline_only: bool = False
     """Compute only what `EvalResult.headline` needs, as a comparison does."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for an unknown value, or a number that is too small."""
+        check_choice(self.evaluator, tuple(EVALUATORS), "evaluator")
+        check_choice(self.iou_type, IouType, "iou_type")
+        check_number(self.bootstrap, "bootstrap", 0)
+        for limit in self.max_dets:
+            check_number(limit, "max_dets", 1)
 
 
 @dataclass
@@ -209,9 +218,7 @@ def check_evaluator(truth: ShardSet, evaluator: str, federated: bool | None = No
 
     `federated` is what `is_federated` returns; None reads it where it matters.
     """
-    if evaluator not in EVALUATORS:
-        hint = f"give one of {', '.join(EVALUATORS)}"
-        raise InputError(f"unknown evaluator {evaluator!r}", hint=hint)
+    check_choice(evaluator, tuple(EVALUATORS), "evaluator")
     if evaluator == "hotcoco":
         return
     if is_federated(truth) if federated is None else federated:

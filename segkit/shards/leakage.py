@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segkit.errors import InputError
 from segkit.images.decode import decode
 from segkit.images.orientation import orientation, turn
+from segkit.parse import check_number
 from segkit.shards.label_columns import read_images
 from segkit.shards.reader import ShardSet
 
@@ -70,8 +71,11 @@ def find_leaks(
         advance: called after every image.
 
     Raises:
-        InputError: a set has no images, or one of them cannot be decoded.
+        InputError: there is one set, a set has no images, or one of them cannot be decoded.
     """
+    check_number(near, "near", 0, BITS)
+    if len(sets) < 2:
+        raise InputError("nothing to compare with one set", hint="give two or more")
     prints = [_fingerprints(data, advance) for data in sets]
     for a, b in combinations(range(len(sets)), 2):
         exact = set(_same_bytes(prints[a], prints[b]))

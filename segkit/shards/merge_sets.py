@@ -47,9 +47,11 @@ def merge_sets(
         on_image: called after each image.
 
     Raises:
-        InputError: an image is missing or damaged, kinds differ, classes contradict each other, or
-            an id occurs in two sets.
+        InputError: there is one set, an image is missing or damaged, kinds differ, classes
+            contradict each other, or an id occurs in two sets.
     """
+    if len(sets) < 2:
+        raise InputError("nothing to merge with one set", hint="give two or more")
     kinds = {data.manifest.kind for data in sets}
     if len(kinds) > 1:
         names = sorted({f"{data.path} is {data.manifest.kind}" for data in sets})

@@ -134,10 +134,11 @@ def split_zero_shot(
         on_image: called for each image of the set, and again for each part.
 
     Raises:
-        InputError: the set is the seen part of a split or lacks a class of this one, a part would
-            hold no image or cannot be written, or an image is missing or damaged; no part is
-            published then.
+        InputError: an unknown policy, the set is the seen part of a split or lacks a class of this
+            one, a part would hold no image or cannot be written, or an image is missing or damaged;
+            no part is published then.
     """
+    parse.check_choice(policy, Policy, "policy")
     if earlier := ZeroShotRecord.from_set(data):
         message = f"is the seen part of {earlier.split}, whose unseen classes it would forget"
         raise InputError(message, file=data.path, hint="split the set that it was made from")

@@ -2,6 +2,7 @@
 
 Conversion:
 
+    conversion_options.py  the options of a conversion
     engine.py          write the shards of a source in parallel, publish a version
     plan.py            group records into shards; check that every planned image was converted
     provenance.py      record what a shard is made from

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
@@ -18,11 +18,12 @@ from segkit.extras import require_extra
 from segkit.sample import ImageRef, Sample
 from segkit.shards import shard as shards
 from segkit.shards.header import Header
-from segkit.shards.manifest import ImagesBy, Ledger
+from segkit.shards.manifest import Ledger
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.sidecar import discard_shard
-from segkit.shards.writer import SHARD_BYTES, finish, remember_images
+from segkit.shards.writer import finish, remember_images
+from segkit.sources.conversion_options import ConvertOptions as ConvertOptions
 from segkit.sources.file_claims import refuse_shared_images
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import Defect, ImageError, Tally
@@ -36,48 +37,18 @@ from segkit.sources.quarantine import (
     sync_log,
     write_quarantine,
 )
-from segkit.sources.record_images import Exif, exif_hint, read_record_image, stored_name
+from segkit.sources.record_images import exif_hint, read_record_image, stored_name
 from segkit.sources.resume import DISCARDED, ShardOutcome, finished_shard, resume_note
 from segkit.sources.source import Record, Source
 from segkit.storage import FileStates, StrPath, location
 from segkit.taxonomy import Taxonomy
 from segkit.workers.process_pool import as_completed, available_cores, process_pool
 
-OnError = Literal["fail", "skip"]
-Engine = Literal["local", "ray"]
 Progress = Callable[[int], None]
 """Receives the number of images that were just finished."""
 _TALLY_FORMAT = 6
 """Version of the tallies beside finished shards; shards of another one are converted again."""
 _STAGING = {"command": "convert"}
-
-
-@dataclass(frozen=True)
-class ConvertOptions:
-    """Options of a conversion."""
-
-    name: str | None = None
-    """Name of the set in tables; None takes the name of the destination."""
-    split: str | None = None
-    """train, val, ...; noted in the manifest."""
-    limit: int | None = None
-    """Convert only the first images of the source, at most this many."""
-    images_by: ImagesBy = "embed"
-    """Copy images into tars, reference the files, or write labels only and open no image."""
-    exif: Exif = "keep"
-    """What to do with photos that their EXIF orientation turns; `apply` only embeds images."""
-    on_error: OnError = "fail"
-    """Fail on defects that would lose data, or quarantine them and continue."""
-    shard_bytes: int = SHARD_BYTES
-    """Bytes of images at which a shard is closed."""
-    workers: int | None = None
-    """Shards at a time; None takes one per core of this process, or per CPU of the cluster."""
-    engine: Engine = "local"
-    """Write shards in processes of this machine, or in tasks of a Ray cluster."""
-    address: str | None = None
-    """Address of the Ray cluster; see `ray_cluster`."""
-    force: bool = False
-    """Publish a version even if it equals the newest one."""
 
 
 @dataclass(frozen=True)

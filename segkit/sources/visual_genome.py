@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segkit import parse
 from segkit.errors import InputError
 from segkit.parse import parse_loosely
 from segkit.sample import Sample
@@ -104,12 +105,13 @@ def open_visual_genome(
         annotations: objects.json, of version 1.2 or later, which has synsets.
         images: folder with VG_100K and VG_100K_2, or with the images themselves.
         image_data: image_data.json, with the sizes of the images.
-        classes: number of synsets, the most frequent first; of equally frequent ones, the first in
-            alphabetical order.
+        classes: number of synsets, at least 1: the most frequent first, and of equally frequent
+            ones, the first in alphabetical order.
 
     Raises:
         InputError: a file cannot be read, is not of this format, or has no synset.
     """
+    parse.check_number(classes, "classes", 1)
     annotations, images = location(annotations), location(images)
     image_data = None if image_data is None else location(image_data)
     reject_other_formats(annotations, "visual-genome")

@@ -5,6 +5,7 @@ concerns the recipe and the data, for calls from Python.
 """
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -179,6 +180,10 @@ def name_sets(
     data: Sequence[tuple[str, float]], names: Sequence[str] | None = None
 ) -> list[NamedSet]:
     """Open sets by `names`: by default their own, or their directories' where two share one."""
+    for spec, weight in data:
+        if not 0 < weight < math.inf:
+            hint = "give a positive number"
+            raise InputError(f"invalid sampling weight {weight!r}", record=spec, hint=hint)
     opened = [(ShardSet.open(spec), weight) for spec, weight in data]
     if names is None:
         count = Counter(shards.manifest.name for shards, _ in opened)

@@ -121,6 +121,8 @@ def plan_selftraining(
     if share is not None and not 0 < share < 1:
         hint = "give a share between 0 and 1, such as 0.1"
         raise InputError(f"a held-out share of {share:g}", record="--held-out-share", hint=hint)
+    if round_steps is not None:
+        parse.check_number(round_steps, "round_steps", 1)
     _refuse_unread(held_out, share, checkpoint, steps, round_steps, overrides)
     loaded = load_recipe(recipe, with_steps(_first_overrides(overrides), steps))
     if not loaded.loss.box_prompts:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from segkit.errors import InputError
 from segkit.extras import require_extra
+from segkit.parse import check_choice, check_number
 from segkit.workers.process_pool import as_completed, available_cores, run_on_devices
 
 Engine = Literal["local", "ray"]
@@ -28,6 +29,13 @@ class Workers:
     """auto, cpu or cuda, of local processes; auto or cpu, of a Ray cluster."""
     address: str | None = None
     """Of a Ray cluster, see `ray_cluster`."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for an unknown engine or device, or a number below 1."""
+        check_choice(self.engine, Engine, "engine")
+        check_device(self.device)
+        if self.count is not None:
+            check_number(self.count, "count", 1)
 
     @classmethod
     def from_options(
@@ -144,8 +152,7 @@ def check_device(device: str) -> None:
     if not _DEVICE.fullmatch(device):
         hint = "give auto, cpu, cuda or cuda:N"
         raise InputError(f"unknown device {device!r}", record="--device", hint=hint)
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if ":" in device and processes > 1:
+    if ":" in device and (processes := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > 1:
         message = f"{processes} processes of torchrun would share {device}"
         hint = "give --device cuda or auto, of which each process takes its own GPU"
         raise InputError(message, record="--device", hint=hint)
