@@ -90,6 +90,13 @@ def cvat(
         Path, typer.Option(help="annotations.xml of a dump in the format `CVAT for images 1.1`.")
     ],
     images: Images,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Classes, one a line (`name` or `index name`); by default the dump's own list, in "
+            "its order."
+        ),
+    ] = None,
     boxes_only: BoxesOnly = False,
 ) -> "Source":
     """CVAT for images 1.1: boxes, polygons, ellipses and masks of a job, task or project.
@@ -101,7 +108,7 @@ def cvat(
     """
     from segkit.sources.cvat_xml import open_cvat
 
-    return open_cvat(annotations, images, boxes_only=boxes_only)
+    return open_cvat(annotations, images, labels=labels, boxes_only=boxes_only)
 
 
 @source_command

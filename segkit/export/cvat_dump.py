@@ -22,6 +22,7 @@ from segkit.masks import rle
 from segkit.masks.boxes import tight_box
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
+from segkit.sources.labels_file import write_labels
 
 
 def export_cvat(
@@ -31,7 +32,7 @@ def export_cvat(
     images: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> ExportReport:
-    """Write `annotations.xml` and `taxonomy.json`.
+    """Write `annotations.xml`, `labels.txt` and `taxonomy.json`.
 
     CVAT has no crowds and no objects to ignore: they are left out and counted. Ids and scores are
     not kept.
@@ -49,7 +50,8 @@ def export_cvat(
     file_names = ImageNames()
     if images:
         file_names = plan_names(data, _layout, rename=True)
-    report = ExportReport(images=len(data), files=["annotations.xml", "taxonomy.json"])
+    files = ["annotations.xml", "labels.txt", "taxonomy.json"]
+    report = ExportReport(images=len(data), files=files)
     report.add_names(file_names)
     if not images:
         report.add_same_names(data)
@@ -63,6 +65,7 @@ def export_cvat(
                 sample = replace(sample, file_name=file_names[sample])
                 file.write(to_xml(_image(number, sample, names, report)))
             file.write(b"</annotations>\n")
+        write_labels(folder / "labels.txt", names)
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
         if images:
             write_images(data, folder / "images", file_names, on_image)

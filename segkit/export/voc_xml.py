@@ -23,6 +23,7 @@ from segkit.export.image_names import plan_names
 from segkit.export.xml_text import check_xml_file_name, to_xml, xml_class_names
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
+from segkit.sources.labels_file import write_labels
 
 _DIGITS = 6  # behind the point
 
@@ -34,7 +35,7 @@ def export_voc(
     images: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> ExportReport:
-    """Write `Annotations/*.xml`, `ImageSets/Main/<split>.txt` and `taxonomy.json`.
+    """Write `Annotations/*.xml`, `ImageSets/Main/<split>.txt`, `labels.txt` and `taxonomy.json`.
 
     Objects to ignore are `difficult`. Crowds and stuff are left out and counted; masks, ids and
     scores are not kept.
@@ -59,7 +60,8 @@ def export_voc(
 
     file_names = plan_names(data, layout, rename=images, listed=images)
     main = f"ImageSets/Main/{split_name(data)}.txt"
-    report = ExportReport(images=len(data), files=["Annotations/", main, "taxonomy.json"])
+    files = ["Annotations/", main, "labels.txt", "taxonomy.json"]
+    report = ExportReport(images=len(data), files=files)
     report.add_names(file_names)
     with new_directory(out) as folder:
         (folder / "Annotations").mkdir()
@@ -73,6 +75,7 @@ def export_voc(
             stems.append(name.with_suffix("").as_posix())
         (folder / main).parent.mkdir(parents=True)
         (folder / main).write_text("".join(f"{name}\n" for name in stems), "utf-8")
+        write_labels(folder / "labels.txt", names)
         write_taxonomy(folder / "taxonomy.json", data.taxonomy)
         if images:
             write_images(data, folder / "JPEGImages", file_names, on_image)

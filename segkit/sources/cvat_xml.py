@@ -19,7 +19,7 @@ from segkit.sources import drawn_shapes
 from segkit.sources.annotation_files import image_candidates, stem
 from segkit.sources.categories import NativeCategory, build_taxonomy
 from segkit.sources.drawn_shapes import Draw, number
-from segkit.sources.drawn_source import Annotation, DrawnSource, ImageAnnotations
+from segkit.sources.drawn_source import Annotation, DrawnSource, ImageAnnotations, classes_of
 from segkit.sources.file_format import reject_other_formats
 from segkit.sources.ledger import AnnotationError
 from segkit.sources.source import Record
@@ -60,23 +60,31 @@ class CvatXml(DrawnSource):
         return ImageAnnotations(self.annotations, annotations, _size(image))
 
 
-def open_cvat(annotations: StrPath, images: StrPath, *, boxes_only: bool = False) -> CvatXml:
+def open_cvat(
+    annotations: StrPath,
+    images: StrPath,
+    *,
+    labels: StrPath | None = None,
+    boxes_only: bool = False,
+) -> CvatXml:
     """Open an annotations.xml as a source.
 
-    Classes are those of the file's own list, in its order from 0. An image has the path `name`
+    An image has the path `name`
     under the folder of images or its subfolder `images`.
 
     Args:
         annotations: the XML file.
         images: folder of the images.
+        labels: list of classes; None takes the file's own list, in its order from 0.
         boxes_only: keep only the boxes of polygons and masks.
 
     Raises:
-        InputError: the file cannot be read, is not a dump for images, or lists no classes.
+        InputError: a file cannot be read, or `annotations` is not a dump for images or lists no
+            classes.
     """
     annotations, images = location(annotations), location(images)
     reject_other_formats(annotations, "cvat")
-    labels: list[str] = []
+    names: list[str] = []
     counts: Counter[str] = Counter()
     for root, child in root_children(annotations):
         if root != "annotations":
@@ -84,7 +92,7 @@ def open_cvat(annotations: StrPath, images: StrPath, *, boxes_only: bool = False
             raise InputError(message, file=annotations, hint=_HINT)
         counts[child.tag] += 1
         if child.tag == "meta":
-            labels += _labels(child)
+            names += _labels(child)
         elif child.tag == "image":
             counts.update(element.tag for element in child)
     if counts["track"]:
@@ -92,15 +100,19 @@ def open_cvat(annotations: StrPath, images: StrPath, *, boxes_only: bool = False
         raise InputError(message, file=annotations, hint=_HINT)
     if not counts["image"]:
         raise InputError("has no images", file=annotations, hint=_HINT)
-    if not labels:
+    if not names:
         message = "has no list of labels (meta / task / labels)"
         raise InputError(message, file=annotations, hint=_HINT)
-    natives = [NativeCategory(index, name) for index, name in enumerate(dict.fromkeys(labels))]
+    if labels is None:
+        natives = [NativeCategory(index, name) for index, name in enumerate(dict.fromkeys(names))]
+        taxonomy = build_taxonomy(natives, default="thing", file=annotations, name="cvat")
+    else:
+        taxonomy = classes_of(set(), location(labels), file=annotations, name="cvat")
     masked = not boxes_only and any(counts[tag] for tag in _MASKED)
     return CvatXml(
         images,
         annotations,
-        build_taxonomy(natives, default="thing", file=annotations, name="cvat"),
+        taxonomy,
         "instance" if masked else "boxes",
         {},
         boxes_only,

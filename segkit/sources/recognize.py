@@ -70,16 +70,28 @@ def _file(path: Path, split: str | None) -> Recognition:
     if split is not None:
         message = f"has no splits, but --split is {split!r}"
         raise InputError(message, file=path, hint="omit --split")
+    labels = _label_list(path.parent)
     if known.command == "voc-boxes":
-        return _voc_boxes(path.parent, path.parent)
+        return _voc_boxes(path.parent, path.parent, labels)
     if known.command == "labelme":
         return _labelme(path.parent)
-    words, open_source = _file_source(known.command, path)
+    words, open_source = _file_source(known.command, path, labels)
     source = _with_images(open_source(), path, words)
-    return Recognition((*words, str(path), "--images", str(source.images)), source)
+    options = _labels_option(labels) if known.command in ("cvat", "labelstudio") else ()
+    return Recognition((*words, str(path), "--images", str(source.images), *options), source)
 
 
-def _file_source(command: str, path: Path) -> tuple[tuple[str, ...], _Opener]:
+def _label_list(folder: Path) -> Path | None:
+    """The list of classes that an export of segkit has, and labelme's own folders may have."""
+    file = folder / "labels.txt"
+    return file if file.is_file() else None
+
+
+def _labels_option(labels: Path | None) -> tuple[str, ...]:
+    return () if labels is None else ("--labels", str(labels))
+
+
+def _file_source(command: str, path: Path, labels: Path | None) -> tuple[tuple[str, ...], _Opener]:
     """The words before an annotation file, and a function that opens it without its images."""
     from segkit.sources.coco_instances import open_coco_instances
     from segkit.sources.coco_panoptic import open_coco_panoptic
@@ -90,9 +102,10 @@ def _file_source(command: str, path: Path) -> tuple[tuple[str, ...], _Opener]:
 
     folder = path.parent
     if command == "cvat":
-        return ("cvat", "--annotations"), lambda: open_cvat(path, folder)
+        return ("cvat", "--annotations"), lambda: open_cvat(path, folder, labels=labels)
     if command == "labelstudio":
-        return ("labelstudio", "--annotations"), lambda: open_label_studio(path, folder)
+        words = ("labelstudio", "--annotations")
+        return words, lambda: open_label_studio(path, folder, labels=labels)
     if command == "visual-genome":
         return ("visual-genome", "--annotations"), lambda: open_visual_genome(path, folder)
     if path.name.startswith("zhiyuan_objv2"):
@@ -144,7 +157,8 @@ def _layout(path: Path, split: str | None) -> Recognition | None:
         words = ("ade", "--root", str(path), "--split", name)
         return Recognition(words, open_ade(path, name))
     if has("Annotations", "JPEGImages"):
-        return _voc_boxes(path / "Annotations", path / "JPEGImages", path, split)
+        labels = _label_list(path)
+        return _voc_boxes(path / "Annotations", path / "JPEGImages", labels, path, split)
     return None
 
 
@@ -203,7 +217,7 @@ def _annotation_folder(path: Path, split: str | None) -> Recognition | None:
         raise InputError(message, file=path, hint="give one of them")
     command, (file,) = next(iter(formats.items()))
     if command == "voc-boxes":
-        return _voc_boxes(path, path)
+        return _voc_boxes(path, path, _label_list(path))
     return _labelme(path) if command == "labelme" else _file(files[0], split)
 
 
@@ -222,18 +236,25 @@ def _yolo(path: Path, split: str | None) -> Recognition:
 def _labelme(path: Path) -> Recognition:
     from segkit.sources.labelme_json import open_labelme
 
-    return Recognition(("labelme", "--annotations", str(path)), open_labelme(path))
+    labels = _label_list(path)
+    words = ("labelme", "--annotations", str(path), *_labels_option(labels))
+    return Recognition(words, open_labelme(path, labels=labels))
 
 
 def _voc_boxes(
-    annotations: Path, images: Path, root: Path | None = None, split: str | None = None
+    annotations: Path,
+    images: Path,
+    labels: Path | None,
+    root: Path | None = None,
+    split: str | None = None,
 ) -> Recognition:
     from segkit.sources.voc_boxes import open_voc_boxes
 
     words: tuple[str, ...]
     words = ("voc-boxes", "--annotations", str(annotations), "--images", str(images))
+    words += _labels_option(labels)
     listed = None
     if root is not None and split is not None:
         listed = root / "ImageSets" / "Main" / f"{split}.txt"
         words += ("--list", str(listed))
-    return Recognition(words, open_voc_boxes(annotations, images, listed=listed))
+    return Recognition(words, open_voc_boxes(annotations, images, labels=labels, listed=listed))
