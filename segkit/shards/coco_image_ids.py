@@ -24,7 +24,7 @@ _Value = TypeVar("_Value")
 
 
 def coco_image_ids(data: ShardSet) -> tuple[list[Id], int]:
-    """The id of each image in COCO files, and the number of images with another than in the source.
+    """The id of each image in COCO files, and the number of images with another than in the set.
 
     An id is that of the source's image record, or the sample's id as a number. If the samples
     without a record have ids that are not distinct numbers, those written as numbers keep them and
@@ -53,14 +53,18 @@ def _numbered(data: ShardSet) -> tuple[list[str], list[Id], int]:
             sample_ids.append(sample_id)
             source_ids.append(identifier(source_record(source, sample_id), "id"))
     ids = _preferred_ids(sample_ids, source_ids)
-    known, used, renumbered = set(sample_ids), set[str](), 0
+    known, used = set(sample_ids), set[str]()
+    renumbered = sum(
+        source_id is None and integer(sample_id) != image_id
+        for sample_id, source_id, image_id in zip(sample_ids, source_ids, ids, strict=True)
+    )
     last = max((integer(str(entry)) or 0 for entry in ids), default=0)
     for index, image_id in enumerate(ids):
         if str(image_id) in used:  # readers may take 1 and "1" for one id
             # above all numbers of at most 18 digits
             last = next(number for number in count(last + 1) if str(number) not in known)
             ids[index] = last
-            renumbered += 1
+            renumbered += source_ids[index] is not None or integer(sample_ids[index]) == image_id
         used.add(str(ids[index]))
     return sample_ids, ids, renumbered
 

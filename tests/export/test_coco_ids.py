@@ -89,3 +89,28 @@ def test_panoptic_images_of_merged_sets_have_distinct_ids(tmp_path: Path) -> Non
     source = ("coco", "--images", tmp_path / "out" / "images", "--panoptic", file)
     ledger = run("convert", *source, "--workers", 1, "--out", tmp_path / "back")["ledger"]
     assert ledger["kept"] == report["annotations"] and len(ShardSet.open(tmp_path / "back")) == 4
+
+
+@pytest.mark.parametrize(
+    ("names", "ids", "renumbered"),
+    [
+        (("ADE_val_1", "ADE_val_2"), [1, 2], 2),
+        (("7", "b"), [7, 1], 1),
+        (("000012", "000003"), [12, 3], 0),
+        (("1", "01"), [1, 2], 1),
+    ],
+)
+def test_names_that_become_numbers_are_counted(
+    tmp_path: Path, names: tuple[str, ...], ids: list[int], renumbered: int
+) -> None:
+    for name in names:
+        picture(tmp_path / f"{name}.jpg").with_suffix(".txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "classes.txt").write_text("blob\n")
+    run("convert", "yolo", "--data", tmp_path, "--workers", 1, "--out", tmp_path / "set")
+    report = run("export", "coco-instances", "--data", tmp_path / "set", "--out", tmp_path / "out")
+    assert report["images_altered"].get("renumbered", 0) == renumbered
+    (file,) = (tmp_path / "out").glob("*.json")
+    rows = json.loads(file.read_text())["images"]
+    assert {row["file_name"]: row["id"] for row in rows} == {
+        f"{name}.jpg": number for name, number in zip(names, ids, strict=True)
+    }
