@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import writable_local
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, table
+from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, table
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -34,6 +35,13 @@ _SETS = typer.Option(
 )
 _OUT = typer.Option(..., "--out", metavar="DIR", parser=writable_local, help="New directory.")
 _IMAGES = typer.Option(False, "--images", help="Also write the image files, under images/.")
+_MIN_SCORE = typer.Option(
+    0.0,
+    "--min-score",
+    min=0,
+    max=1,
+    help="Leave out and count segments with a lower score, such as unlikely predictions.",
+)
 _DATUMARO = typer.Option(
     False,
     "--datumaro",
@@ -46,6 +54,7 @@ def coco_instances(
     data: str = _DATA,
     out: Path = _OUT,
     images: bool = _IMAGES,
+    min_score: float = _MIN_SCORE,
     datumaro: bool = _DATUMARO,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
@@ -58,7 +67,8 @@ def coco_instances(
     """
     from segkit.export.coco import export_instances
 
-    _export("coco-instances", export_instances, data, out, images, as_json, datumaro=datumaro)
+    options = {"min_score": min_score, "datumaro": datumaro}
+    _export("coco-instances", export_instances, data, out, images, as_json, **options)
 
 
 @app.command("coco-panoptic")
@@ -142,6 +152,7 @@ def labelstudio(
     data: str = _DATA,
     out: Path = _OUT,
     images: bool = _IMAGES,
+    min_score: float = _MIN_SCORE,
     image_prefix: str | None = typer.Option(
         None,
         help="What precedes the name of an image in its URL; by default "
@@ -159,7 +170,8 @@ def labelstudio(
     from segkit.export.label_studio_tasks import LOCAL_FILES, export_label_studio
 
     prefix = f"{LOCAL_FILES}images/" if image_prefix is None else image_prefix
-    _export("labelstudio", export_label_studio, data, out, images, as_json, image_prefix=prefix)
+    options = {"min_score": min_score, "image_prefix": prefix}
+    _export("labelstudio", export_label_studio, data, out, images, as_json, **options)
 
 
 @app.command()
@@ -167,6 +179,7 @@ def cvat(
     data: str = _DATA,
     out: Path = _OUT,
     images: bool = _IMAGES,
+    min_score: float = _MIN_SCORE,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -178,7 +191,7 @@ def cvat(
     """
     from segkit.export.cvat_dump import export_cvat
 
-    _export("cvat", export_cvat, data, out, images, as_json)
+    _export("cvat", export_cvat, data, out, images, as_json, min_score=min_score)
 
 
 @app.command()
@@ -186,6 +199,7 @@ def labelme(
     data: str = _DATA,
     out: Path = _OUT,
     images: bool = _IMAGES,
+    min_score: float = _MIN_SCORE,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -197,7 +211,7 @@ def labelme(
     """
     from segkit.export.labelme_files import export_labelme
 
-    _export("labelme", export_labelme, data, out, images, as_json)
+    _export("labelme", export_labelme, data, out, images, as_json, min_score=min_score)
 
 
 @app.command()
@@ -285,3 +299,6 @@ def _show(format_name: str, data: str, out: Path, report: "ExportReport", as_jso
     result = {"format": format_name, "data": data, "path": str(out.resolve()), **fields}
     tables = [table(str(out), ("", ""), rows)]
     emit(result, schema="segkit.export/1", as_json=as_json, tables=tables)
+    if 2 * report.unlikely > report.annotations:
+        count = f"{report.unlikely} of {report.annotations} annotations"
+        note(f"{count} have a score below {MIN_DRAWN_SCORE:g}; --min-score leaves such out")

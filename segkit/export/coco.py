@@ -14,6 +14,7 @@ from segkit.errors import InputError
 from segkit.export.coco_records import AnnotationIds, ImageRecords
 from segkit.export.destination import (
     ExportReport,
+    confident_segments,
     counted_samples,
     new_file_path,
     paint_masks,
@@ -24,6 +25,7 @@ from segkit.export.destination import (
 )
 from segkit.export.image_names import ImageNames, plan_names
 from segkit.masks import rle
+from segkit.parse import check_number
 from segkit.sample import Sample, Segment
 from segkit.shards.coco_image_ids import Id, decode, integer
 from segkit.shards.reader import ShardSet
@@ -39,6 +41,7 @@ def export_instances(
     out: str | Path,
     *,
     images: bool = False,
+    min_score: float = 0.0,
     datumaro: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> ExportReport:
@@ -54,6 +57,7 @@ def export_instances(
         data: a set of kind instance, boxes or panoptic.
         out: directory to create.
         images: also write the image files, under `images/`.
+        min_score: segments with a lower score, in 0-1, are left out and counted.
         datumaro: use the folders that Datumaro's COCO importer expects, `annotations/` and
             `images/<split>/`, and write every mask as RLE. (Datumaro rounds the coordinates of
             polygons, which changes one mask in four.)
@@ -62,6 +66,7 @@ def export_instances(
     Raises:
         InputError: the set is of another kind, or `out` is not empty.
     """
+    check_number(min_score, "min_score", 0, 1)
     kinds = ("instance", "boxes", "panoptic")
     require_kind(data, kinds, "COCO instances", "its regions are not instances")
     report = ExportReport(images=len(data))
@@ -72,7 +77,7 @@ def export_instances(
     def annotations() -> Iterator[dict[str, Any]]:
         for index, sample in enumerate(data.samples(check_masks=True)):
             report.count_void(sample)
-            for segment in sample.segments:
+            for segment in confident_segments(sample, min_score, report):
                 if segment.kind == "stuff":
                     report.leave_out("stuff", 1)
                     continue

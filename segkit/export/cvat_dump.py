@@ -20,6 +20,7 @@ from segkit.export.image_names import ImageNames, plan_names
 from segkit.export.xml_text import check_xml_file_name, to_xml, xml_class_names
 from segkit.masks import rle
 from segkit.masks.boxes import tight_box
+from segkit.parse import check_number
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources.labels_file import write_labels
@@ -30,6 +31,7 @@ def export_cvat(
     out: str | Path,
     *,
     images: bool = False,
+    min_score: float = 0.0,
     on_image: Callable[[], None] = lambda: None,
 ) -> ExportReport:
     """Write `annotations.xml`, `labels.txt` and `taxonomy.json`.
@@ -41,11 +43,13 @@ def export_cvat(
         data: a set of any kind.
         out: directory to create.
         images: also write the image files, under `images/`.
+        min_score: segments with a lower score, in 0-1, are left out and counted.
         on_image: called for each image, and for each image file that is written.
 
     Raises:
         InputError: `out` is not empty, or a name has a character that XML does not allow.
     """
+    check_number(min_score, "min_score", 0, 1)
     names = xml_class_names(data)
     file_names = ImageNames()
     if images:
@@ -60,7 +64,9 @@ def export_cvat(
             file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n')
             file.write(b"<version>1.1</version>\n")
             file.write(to_xml(_meta(data, list(names.values()))))
-            for number, sample in enumerate(counted_samples(data, report, on_image=on_image)):
+            for number, sample in enumerate(
+                counted_samples(data, report, min_score=min_score, on_image=on_image)
+            ):
                 check_xml_file_name(sample, data)
                 sample = replace(sample, file_name=file_names[sample])
                 file.write(to_xml(_image(number, sample, names, report)))

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,7 +14,7 @@ from segkit.errors import InputError, SegkitError
 from segkit.export.image_names import ImageNames, count_same_names, plan_names
 from segkit.images.orientation import without_orientation
 from segkit.masks import rle
-from segkit.sample import Sample, Segment
+from segkit.sample import MIN_DRAWN_SCORE, Sample, Segment
 from segkit.shards.label_columns import read_images
 from segkit.shards.reader import ShardSet
 from segkit.sources.labels_file import write_labels
@@ -36,6 +36,9 @@ class ExportReport:
     annotated, or how fully), `renamed` (the file), `renumbered` (the id), `same-name` (as another
     image), `unlabeled` (pixels without a label are void there), `void` (void pixels are not marked
     there)."""
+    unlikely: int = 0
+    """Segments that were written with a score below `MIN_DRAWN_SCORE`, where no lowest score was
+    asked for."""
     files: list[str] = field(default_factory=list)
     """Files and folders that were written, relative to the directory."""
 
@@ -84,15 +87,32 @@ def require_kind(data: ShardSet, kinds: tuple[str, ...], format_name: str, reaso
     raise InputError(message, file=data.path, hint=f"give a set of kind {' or '.join(kinds)}")
 
 
+def confident_segments(
+    sample: Sample, min_score: float, report: ExportReport
+) -> tuple[Segment, ...]:
+    """The segments of a sample without those of a lower score, which are counted as left out."""
+    scores = [1.0 if segment.score is None else segment.score for segment in sample.segments]
+    if not min_score:
+        report.unlikely += sum(score < MIN_DRAWN_SCORE for score in scores)
+        return sample.segments
+    pairs = zip(sample.segments, scores, strict=True)
+    kept = tuple(segment for segment, score in pairs if score >= min_score)
+    report.leave_out("low-score", len(sample.segments) - len(kept))
+    return kept
+
+
 def counted_samples(
     data: ShardSet,
     report: ExportReport,
     *,
     check_masks: bool = True,
     keeps_void: bool = False,
+    min_score: float | None = None,
     on_image: Callable[[], None] = lambda: None,
 ) -> Iterator[Sample]:
     """Yield the samples of a set for a format that does not say which classes were annotated.
+
+    Where the format has a lowest score, see `confident_segments`.
 
     Images that are annotated for only some classes, or not exhaustively, are counted; so are those
     with void pixels, unless the format marks these.
@@ -102,6 +122,8 @@ def counted_samples(
             report.images_altered["annotated-classes"] += 1
         if not keeps_void:
             report.count_void(sample)
+        if min_score is not None:
+            sample = replace(sample, segments=confident_segments(sample, min_score, report))
         yield sample
         on_image()
 

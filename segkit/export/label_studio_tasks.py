@@ -22,6 +22,7 @@ from segkit.export.destination import (
 from segkit.export.image_names import ImageNames, plan_names
 from segkit.export.xml_text import to_xml, xml_class_names
 from segkit.masks import brush_rle, rle
+from segkit.parse import check_number
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources.label_studio import FILE_NAME, IMAGE_ID
@@ -37,6 +38,7 @@ def export_label_studio(
     out: str | Path,
     *,
     images: bool = False,
+    min_score: float = 0.0,
     image_prefix: str = LOCAL_FILES + "images/",
     on_image: Callable[[], None] = lambda: None,
 ) -> ExportReport:
@@ -50,12 +52,14 @@ def export_label_studio(
         out: directory to create.
         images: also write the image files, under `images/`; Label Studio serves them if its
             LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is `out`.
+        min_score: segments with a lower score, in 0-1, are left out and counted.
         image_prefix: what precedes the name of an image in its URL.
         on_image: called for each image, and for each image file that is written.
 
     Raises:
         InputError: `out` is not empty, or a class name has a character that XML does not allow.
     """
+    check_number(min_score, "min_score", 0, 1)
     names = xml_class_names(data)
     file_names = ImageNames()
     if images:
@@ -68,7 +72,9 @@ def export_label_studio(
     with new_directory(out) as folder:
         with (folder / "tasks.json").open("w", encoding="utf-8") as file:
             file.write("[")
-            for count, sample in enumerate(counted_samples(data, report, on_image=on_image)):
+            for count, sample in enumerate(
+                counted_samples(data, report, min_score=min_score, on_image=on_image)
+            ):
                 sample = replace(sample, file_name=file_names[sample])
                 task = _task(sample, names, data.manifest.name, image_prefix)
                 report.annotations += len(sample.segments)

@@ -24,6 +24,7 @@ from segkit.export.destination import (
 from segkit.export.image_names import plan_names
 from segkit.masks import rle
 from segkit.masks.boxes import tight_box
+from segkit.parse import check_number
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources.labels_file import write_labels
@@ -37,6 +38,7 @@ def export_labelme(
     out: str | Path,
     *,
     images: bool = False,
+    min_score: float = 0.0,
     on_image: Callable[[], None] = lambda: None,
 ) -> ExportReport:
     """Write a JSON file for each image, and `labels.txt`.
@@ -48,11 +50,13 @@ def export_labelme(
         data: a set of any kind.
         out: directory to create.
         images: also write the image files, beside the JSON files.
+        min_score: segments with a lower score, in 0-1, are left out and counted.
         on_image: called for each image, and for each image file that is written.
 
     Raises:
         InputError: `out` is not empty.
     """
+    check_number(min_score, "min_score", 0, 1)
     names = data.taxonomy.unique_names
 
     def layout(name: PurePosixPath) -> list[PurePosixPath]:
@@ -62,7 +66,7 @@ def export_labelme(
     report = ExportReport(images=len(data), files=["*.json", _LABELS])
     report.add_names(file_names)
     with new_directory(out) as folder:
-        for sample in counted_samples(data, report, on_image=on_image):
+        for sample in counted_samples(data, report, min_score=min_score, on_image=on_image):
             sample = replace(sample, file_name=file_names[sample])
             content = _content(sample, names, report)
             path = new_file_path(folder, PurePosixPath(sample.file_name).with_suffix(".json"))
