@@ -346,7 +346,7 @@ def _progress_label(out: Path | None, dry_run: bool) -> str:
 
 
 def _convert_options(common: CommonOptions) -> "ConvertOptions":
-    from segkit.parse import parse_size
+    from segkit.arguments import parse_size
     from segkit.sources.engine import ConvertOptions
 
     return ConvertOptions(

@@ -38,6 +38,7 @@ FLOORS = (
             "file_names",
             "hub",
             "parse",
+            "arguments",
             "tensor_file",
         ),
         *("sample", "taxonomy", "distributed"),

@@ -15,9 +15,8 @@ import stat
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from segkit import storage
 from segkit.errors import InputError, short
@@ -38,7 +37,6 @@ _MAX_DIGITS = 1000
 """Python converts no integer of some thousand digits."""
 LINE_END = re.compile("\r\n|\n|\r")
 """Python's `splitlines` also ends lines at characters that a name may hold, such as U+2028."""
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _COMPRESSIONS = {
     b"\x1f\x8b": "gzip",
@@ -52,27 +50,6 @@ _Model = TypeVar("_Model", bound="BaseModel")
 _Value = TypeVar("_Value")
 
 
-def check_choice(value: object, choices: Any, name: str) -> None:
-    """Raise InputError where an argument of a function is not one of its values.
-
-    Args:
-        value: the argument.
-        choices: a Literal type, or the values.
-        name: of the argument.
-    """
-    allowed = get_args(choices) or tuple(choices)
-    if value not in allowed:
-        hint = f"give one of {', '.join(allowed)}"
-        raise InputError(f"unknown {name} {value!r}", hint=hint)
-
-
-def check_number(value: object, name: str, least: float, most: float = math.inf) -> None:
-    """Raise InputError where an argument of a function is not a number from `least` to `most`."""
-    if not isinstance(value, int | float) or not least <= value <= most:
-        limits = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
-        raise InputError(f"invalid {name} {value!r}", hint=f"give {limits}")
-
-
 def exists(path: str | Path) -> bool:
     """Whether a user's argument names a file that is there, whatever its type; never a folder."""
     path = Path(path) if isinstance(path, str) else path
@@ -80,20 +57,6 @@ def exists(path: str | Path) -> bool:
         return path.is_file() if storage.is_remote(path) else not stat.S_ISDIR(path.stat().st_mode)
     except (OSError, ValueError):  # ValueError: a name that no file can have
         return False
-
-
-def parse_size(text: str, option: str) -> int:
-    """Return the bytes of a size such as 96MiB or 100MB; InputError for another value."""
-    match = _SIZE.fullmatch(text.strip())
-    size = Decimal(0)
-    if match:
-        number, unit, binary = match.groups()
-        exponent = " kmgt".index(unit.lower() or " ")
-        size = Decimal(number) * (1024 if binary else 1000) ** exponent
-    if not 1 <= size <= MAX_INT:
-        hint = "give bytes, or a size such as 96MiB or 100MB"
-        raise InputError(f"invalid {option} {text!r}", hint=hint)
-    return int(size)
 
 
 def read_bytes(path: Path, *, hint: str = "check the path", max_bytes: int = MAX_BYTES) -> bytes:

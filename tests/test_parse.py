@@ -27,18 +27,6 @@ def test_json_is_read_as_the_standard_library_writes_it(value: object, mark: boo
     assert parse.parse_json(text, file="x") == value
 
 
-def test_a_size_is_exact_and_has_at_most_64_bits() -> None:
-    units = {"": 1, "k": 1000, "kB": 1000, "MiB": 1 << 20, "GB": 10**9, "tib": 1 << 40}
-    for number in (1, 96, 2**53 + 1):
-        for unit, factor in units.items():
-            if number * factor < 2**63:
-                assert parse.parse_size(f"{number}{unit}", "--size") == number * factor
-    assert parse.parse_size("1.5GiB", "--size") == 3 << 29
-    for text in ("9" * 400 + "GB", "9" * 5000, str(2**63), "8388608TiB", "nan", "inf", "1e400"):
-        with pytest.raises(InputError, match=r"^invalid --size .*give bytes"):
-            parse.parse_size(text, "--size")
-
-
 def test_json_with_odd_numbers_can_be_written_again() -> None:
     text = '{"a": [NaN, -Infinity, 1e999, -1e999, 1e-999, -0.0, %s, %s, %s, 2.5, true]}'
     value = parse.parse_loosely((text % ("9" * 999, "-" + "9" * 1000, "9" * 5000)).encode())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from segkit import parse
+from segkit.arguments import check_choice
 from segkit.browse.connect import fiftyone
 from segkit.browse.dataset import TRUTH, lineage_of
 from segkit.errors import InputError
@@ -90,7 +90,7 @@ def write_back(
         InputError: nothing has these tags, or keep-as-box for labels that cover the image.
     """
     for action in actions.values():
-        parse.check_choice(action, Action, "action")
+        check_choice(action, Action, "action")
     covers = shards.manifest.kind in ("panoptic", "semantic")
     if covers and "keep-as-box" in actions.values():
         hint = "give drop or ignore, whose pixels become void"

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.arguments import check_number
 from segkit.atomic import new_directory
 from segkit.errors import InputError
 from segkit.export.coco_records import AnnotationIds, ImageRecords
@@ -25,7 +26,6 @@ from segkit.export.destination import (
 )
 from segkit.export.image_names import ImageNames, plan_names
 from segkit.masks import rle
-from segkit.parse import check_number
 from segkit.sample import Sample, Segment
 from segkit.shards.coco_image_ids import Id, decode, integer
 from segkit.shards.reader import ShardSet

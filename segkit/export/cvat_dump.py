@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, SubElement
 
+from segkit.arguments import check_number
 from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
@@ -20,7 +21,6 @@ from segkit.export.image_names import ImageNames, plan_names
 from segkit.export.xml_text import check_xml_file_name, to_xml, xml_class_names
 from segkit.masks import rle
 from segkit.masks.boxes import tight_box
-from segkit.parse import check_number
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources.labels_file import write_labels

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, SubElement
 
+from segkit.arguments import check_number
 from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
@@ -22,7 +23,6 @@ from segkit.export.destination import (
 from segkit.export.image_names import ImageNames, plan_names
 from segkit.export.xml_text import to_xml, xml_class_names
 from segkit.masks import brush_rle, rle
-from segkit.parse import check_number
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources.label_studio import FILE_NAME, IMAGE_ID

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from segkit.arguments import check_number
 from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
@@ -24,7 +25,6 @@ from segkit.export.destination import (
 from segkit.export.image_names import plan_names
 from segkit.masks import rle
 from segkit.masks.boxes import tight_box
-from segkit.parse import check_number
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources.labels_file import write_labels

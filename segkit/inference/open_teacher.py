@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from segkit.arguments import check_choice
 from segkit.errors import InputError
 from segkit.extras import require_extra
 from segkit.file_names import path_text
@@ -25,7 +26,6 @@ from segkit.hub import (
 from segkit.inference.grabcut import GrabCutTeacher
 from segkit.inference.shape_teachers import SHAPES, ShapeTeacher
 from segkit.inference.teacher import Teacher
-from segkit.parse import check_choice
 from segkit.recipes.schema import Strategy
 from segkit.runs.open_run import (
     check_inference,

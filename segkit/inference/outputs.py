@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import cv2
 
+from segkit.arguments import check_choice
 from segkit.atomic import new_directory
 from segkit.errors import InputError
 from segkit.file_names import safe_path
@@ -25,7 +26,6 @@ from segkit.inference.pipeline import Image, RunnableModel, predict_images
 from segkit.inference.postprocess import LabeledMask
 from segkit.inference.streams import THREADS, prefetch
 from segkit.model.text_classifier import ClassEmbeddings
-from segkit.parse import check_choice
 from segkit.recipes.schema import InferenceConfig
 from segkit.runs.run import Run, read_run
 from segkit.sample import MIN_DRAWN_SCORE, ImageRef, Sample

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit import storage
+from segkit.arguments import check_choice
 from segkit.errors import InputError, Notice, short
 from segkit.images.decode import decode_rgb
 from segkit.inference.box_masks import ImagePrompts
@@ -16,7 +17,6 @@ from segkit.inference.pipeline import Image, predict_images
 from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.predicted_masks import PredictedMask, PredictedMasks
 from segkit.masks.boxes import touches_image
-from segkit.parse import check_choice
 from segkit.runs.calibration import Calibration
 from segkit.runs.open_run import check_trained, load_run, no_box_prompts
 from segkit.runs.run import Run

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from segkit.arguments import check_choice
 from segkit.inference.box_masks import BoxMask, ImagePrompts
 from segkit.inference.match_proposals import match_proposals
 from segkit.inference.pipeline import Image, ModelOutput, infer
 from segkit.inference.predict_boxes import predict_box_masks
 from segkit.inference.teacher import Teacher
 from segkit.model.text_classifier import ClassEmbeddings, class_probability
-from segkit.parse import check_choice
 from segkit.recipes.schema import Strategy
 from segkit.runs.open_run import (
     check_min_iou,

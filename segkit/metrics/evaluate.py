@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.arguments import check_choice
 from segkit.errors import InputError
 from segkit.file_names import path_text
 from segkit.malloc import raise_malloc_threshold
@@ -39,7 +40,6 @@ from segkit.metrics.task_metrics import (
     count,
 )
 from segkit.metrics.zero_shot import compute_zero_shot
-from segkit.parse import check_choice
 from segkit.sample import Sample
 from segkit.shards.manifest import TASKS, Task
 from segkit.shards.reader import ShardSet

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from segkit import storage
+from segkit.arguments import check_choice, check_number
 from segkit.errors import InputError
 from segkit.metrics.batches import OBJECTS_BATCH, record_batches, region_batches
 from segkit.metrics.boundary import BoundaryAP, BoundaryDetectionMatches, BoundaryPanopticQuality
@@ -25,7 +26,6 @@ from segkit.metrics.predictions import Predictions, SetPredictions
 from segkit.metrics.semantic import SemanticIoU
 from segkit.metrics.shard_columns import is_federated
 from segkit.metrics.tide import TideErrors
-from segkit.parse import check_choice, check_number
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
 from segkit.shards.shard import rows_per_shard

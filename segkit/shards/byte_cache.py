@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from segkit.arguments import parse_size
 from segkit.cache import cache_root, exclusive_lock
 from segkit.errors import Notice
-from segkit.parse import parse_size
 from segkit.storage import reason
 
 LIMIT = "SEGKIT_CACHE_SIZE"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.arguments import check_number
 from segkit.errors import InputError
 from segkit.images.decode import decode
 from segkit.images.orientation import orientation, turn
-from segkit.parse import check_number
 from segkit.shards.label_columns import read_images
 from segkit.shards.reader import ShardSet
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse
+from segkit.arguments import check_number
 from segkit.errors import InputError, SegkitError
 from segkit.shards.locations import locate, resolved
 from segkit.shards.publish import (
@@ -55,7 +56,7 @@ def plan_pruning(directory: Path, keep: int, within: Path) -> Pruning:
         SegkitError: a folder, a manifest or the record of a self-training under `within` cannot be
             read, so that it may refer to any version.
     """
-    parse.check_number(keep, "keep", 1)
+    check_number(keep, "keep", 1)
     if not within.is_dir():
         message = "is a file, not a folder" if within.is_file() else "no such folder"
         hint = "give --within the folder that contains all sets and runs"

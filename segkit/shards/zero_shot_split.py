@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segkit import parse, storage
+from segkit.arguments import check_choice
 from segkit.errors import InputError
 from segkit.masks import rle
 from segkit.masks.boxes import Mask, filled_box
@@ -138,7 +139,7 @@ def split_zero_shot(
             one, a part would hold no image or cannot be written, or an image is missing or damaged;
             no part is published then.
     """
-    parse.check_choice(policy, Policy, "policy")
+    check_choice(policy, Policy, "policy")
     if earlier := ZeroShotRecord.from_set(data):
         message = f"is the seen part of {earlier.split}, whose unseen classes it would forget"
         raise InputError(message, file=data.path, hint="split the set that it was made from")

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from segkit.arguments import check_choice, check_number
 from segkit.errors import InputError
-from segkit.parse import check_choice, check_number
 from segkit.shards.manifest import ImagesBy
 from segkit.shards.writer import SHARD_BYTES
 from segkit.sources.record_images import Exif

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segkit import parse
+from segkit.arguments import check_number
 from segkit.errors import InputError
 from segkit.parse import parse_loosely
 from segkit.sample import Sample
@@ -111,7 +111,7 @@ def open_visual_genome(
     Raises:
         InputError: a file cannot be read, is not of this format, or has no synset.
     """
-    parse.check_number(classes, "classes", 1)
+    check_number(classes, "classes", 1)
     annotations, images = location(annotations), location(images)
     image_data = None if image_data is None else location(image_data)
     reject_other_formats(annotations, "visual-genome")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse
+from segkit.arguments import check_number
 from segkit.errors import InputError, Notice
 from segkit.hub import is_hugging_face
 from segkit.recipes.load import known_recipes, load_recipe
@@ -122,7 +123,7 @@ def plan_selftraining(
         hint = "give a share between 0 and 1, such as 0.1"
         raise InputError(f"a held-out share of {share:g}", record="--held-out-share", hint=hint)
     if round_steps is not None:
-        parse.check_number(round_steps, "round_steps", 1)
+        check_number(round_steps, "round_steps", 1)
     _refuse_unread(held_out, share, checkpoint, steps, round_steps, overrides)
     loaded = load_recipe(recipe, with_steps(_first_overrides(overrides), steps))
     if not loaded.loss.box_prompts:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from segkit.arguments import check_choice, check_number
 from segkit.errors import InputError
 from segkit.extras import require_extra
-from segkit.parse import check_choice, check_number
 from segkit.workers.process_pool import as_completed, available_cores, run_on_devices
 
 Engine = Literal["local", "ray"]

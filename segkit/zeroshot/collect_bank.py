@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segkit import parse
+from segkit.arguments import check_number
 from segkit.criterion.matcher import HungarianMatcher
 from segkit.criterion.merge_proposals import merge_proposals, mergeable_classes
 from segkit.criterion.pooled_targets import PooledTargets
@@ -63,7 +63,7 @@ def write_bank(
     Returns:
         The version's directory.
     """
-    parse.check_number(no_object, "no_object", 0)
+    check_number(no_object, "no_object", 0)
     arguments = {**run.as_arguments(), "data": str(data.path), "no_object": no_object}
     fingerprint = {"command": "zeroshot bank"}
     inputs = [run.manifest.digest, data.manifest.digest]

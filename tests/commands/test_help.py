@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from segkit.arguments import parse_size
 from segkit.commands import app as program
-from segkit.parse import parse_size
 from segkit.sample import MIN_DRAWN_SCORE
 from segkit.shards.leakage import MAX_DISTANCE
 from segkit.shards.writer import SHARD_BYTES
