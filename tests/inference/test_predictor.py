@@ -215,7 +215,7 @@ def test_invalid_boxes_images_and_labels_are_refused(
 def test_invalid_input_is_refused_at_the_call(run: Path) -> None:
     predictor = segkit.Predictor(run, "cpu")
     image = np.zeros((40, 50, 3), np.uint8)
-    with pytest.raises(InputError, match="unknown task 'instances'; give one of: panoptic"):
+    with pytest.raises(InputError, match="unknown task 'instances'; give one of panoptic"):
         predictor.predict_many([image], ["cat"], "instances")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="classes are one text, 'cat'; give a list of names"):
         predictor.predict_many([image], "cat", "instance")
