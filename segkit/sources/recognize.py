@@ -11,6 +11,7 @@ from segkit.errors import InputError
 from segkit.sources import json_stream
 from segkit.sources.file_format import file_format, reject_archive
 from segkit.sources.image_files import find_image, visible_files
+from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import ImageError, Tally
 from segkit.sources.source import Source
 
@@ -82,9 +83,12 @@ def _file(path: Path, split: str | None) -> Recognition:
 
 
 def _label_list(folder: Path) -> Path | None:
-    """The list of classes that an export of segkit has, and labelme's own folders may have."""
+    """The list by which an export of segkit numbers its classes; None if it has no indices."""
     file = folder / "labels.txt"
-    return file if file.is_file() else None
+    try:
+        return file if file.is_file() and read_labels(file).has_indices else None
+    except InputError:  # some other text
+        return None
 
 
 def _labels_option(labels: Path | None) -> tuple[str, ...]:

@@ -95,3 +95,18 @@ def test_a_dump_with_a_class_that_the_list_lacks(things: Path, tmp_path: Path) -
     labels.write_text(json.dumps([1]))
     with pytest.raises(InputError, match=r"labels\.txt: is JSON, not a list of labels"):
         open_cvat(dump, tmp_path, labels=labels)
+
+
+@pytest.mark.parametrize(
+    "text", ["__ignore__\n_background_\nwheel\n", "notes\n3 apples: 4\n", "\0"]
+)
+def test_a_list_that_numbers_nothing_is_passed_over(
+    things: Path, tmp_path: Path, text: str
+) -> None:
+    for name in ("labelme", "cvat"):
+        run("export", name, "--data", things, "--out", tmp_path / name, "--images")
+        (tmp_path / name / "labels.txt").write_text(text)
+        recognition = recognize(tmp_path / name)
+        assert "--labels" not in recognition.command
+        assert {"wheel", "widget"} <= set(recognition.source.taxonomy.names)
+        assert "__ignore__" not in recognition.source.taxonomy.names
