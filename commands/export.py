@@ -299,6 +299,6 @@ def _show(format_name: str, data: str, out: Path, report: "ExportReport", as_jso
     result = {"format": format_name, "data": data, "path": str(out.resolve()), **fields}
     tables = [table(str(out), ("", ""), rows)]
     emit(result, schema="segkit.export/1", as_json=as_json, tables=tables)
-    if 2 * report.unlikely > report.annotations:
-        count = f"{report.unlikely} of {report.annotations} annotations"
+    if 2 * report.unlikely > report.segments:
+        count = f"{report.unlikely} of {report.segments} segments"
         note(f"{count} have a score below {MIN_DRAWN_SCORE:g}; --min-score leaves such out")

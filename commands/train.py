@@ -231,7 +231,7 @@ def _notes(recipe: "Recipe", out: Path, resume: bool) -> list[str]:
 def parse_data(item: str) -> tuple[str, float]:
     """Parse `SET` or `SET=WEIGHT`; the default weight is 1. A set's own path may contain `=`."""
     spec, equals, weight = item.rpartition("=")
-    if not equals or "/" in weight or _is_set(item):
+    if not equals or _is_set(item) or ("/" in weight and not _is_set(spec)):
         return item, 1.0
     hint = "write SET or SET=WEIGHT, with a positive number"
     try:

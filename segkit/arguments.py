@@ -3,7 +3,8 @@
 import math
 import re
 from decimal import Decimal
-from typing import Any, get_args
+from numbers import Real
+from typing import Any, cast, get_args
 
 from segkit.errors import InputError
 from segkit.parse import MAX_INT
@@ -27,7 +28,7 @@ def check_choice(value: object, choices: Any, name: str) -> None:
 
 def check_number(value: object, name: str, least: float, most: float = math.inf) -> None:
     """Raise InputError where an argument of a function is not a number from `least` to `most`."""
-    if not isinstance(value, int | float) or not least <= value <= most:
+    if not isinstance(value, Real) or not least <= cast(float, value) <= most:
         limits = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
         raise InputError(f"invalid {name} {value!r}", hint=f"give {limits}")
 

@@ -202,11 +202,18 @@ def parse_json(
     return value
 
 
-def parse_loosely(data: "bytes | msgspec.Raw | str") -> Any:
+def parse_loosely(
+    data: "bytes | msgspec.Raw | str", constant: Callable[[str], str | None] = str
+) -> Any:
     """Parse JSON of which a part may be wrong, such as one annotation of a file.
 
     Numbers that are not finite, and integers of more than a thousand digits, become text, so that
     the result can be written as JSON.
+
+    Args:
+        data: the text.
+        constant: what becomes of NaN, Infinity and -Infinity; `nothing` takes them for null, as
+            which pandas writes missing values.
 
     Raises:
         ValueError: it is not JSON.
@@ -214,10 +221,14 @@ def parse_loosely(data: "bytes | msgspec.Raw | str") -> Any:
     """
     return json.loads(
         data if isinstance(data, str) else bytes(data),
-        parse_constant=str,
+        parse_constant=constant,
         parse_float=_finite_or_text,
         parse_int=_int_or_text,
     )
+
+
+def nothing(_: str) -> None:
+    """None, for a text that stands for no value."""
 
 
 def parse_toml(text: str, *, file: object, hint: str | None = None) -> dict[str, Any]:

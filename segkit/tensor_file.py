@@ -37,9 +37,23 @@ def read_tensors(
         InputError: the file cannot be read, is not a safetensors file or is truncated, lacks one of
             the names, or has a type of numbers that the framework lacks.
     """
+    return read_tensors_and_metadata(file, names, framework=framework, problem=problem, hint=hint)[
+        0
+    ]
+
+
+def read_tensors_and_metadata(
+    file: Path,
+    names: Collection[str] | None = None,
+    *,
+    framework: Framework = "numpy",
+    problem: str = UNREADABLE,
+    hint: str | None = None,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors and metadata of one file, even if another replaces it; as `read_tensors`."""
     with _opened(file, framework, problem, hint) as opened:
         kept = opened.keys() if names is None else names
-        return {name: opened.get_tensor(name) for name in kept}
+        return {name: opened.get_tensor(name) for name in kept}, opened.metadata() or {}
 
 
 def read_metadata(

@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+import numpy as np
 import pytest
 
 from segkit.arguments import check_choice, check_number, parse_size
@@ -33,7 +34,7 @@ def test_a_choice_is_one_of_its_values(choices: object) -> None:
 
 
 def test_a_number_lies_within_its_limits() -> None:
-    for value in (0, 0.5, 1, 1.0):
+    for value in (0, 0.5, 1, 1.0, np.int64(1), np.float32(0.5)):
         check_number(value, "share", 0, 1)
     for value in (-1, -1e-9, 1.1, math.nan, math.inf, "1", None, [1]):
         with pytest.raises(InputError, match=r"^invalid share .*give 0 to 1$"):

@@ -71,7 +71,7 @@ def export_instances(
     require_kind(data, kinds, "COCO instances", "its regions are not instances")
     report = ExportReport(images=len(data))
     names = _image_names(data, report, images)
-    records = ImageRecords(data, names, annotated=True)
+    records = ImageRecords(data, names, annotated=True, min_score=min_score)
     annotation_ids = AnnotationIds(data)
 
     def annotations() -> Iterator[dict[str, Any]]:

@@ -32,9 +32,13 @@ class ImageRecords:
         data: the set.
         names: of the image files, which become the `file_name` of renamed images.
         annotated: write LVIS's lists of annotated classes for the samples that have such.
+        min_score: lowest score of the segments that are written.
     """
 
-    def __init__(self, data: ShardSet, names: ImageNames, *, annotated: bool) -> None:
+    def __init__(
+        self, data: ShardSet, names: ImageNames, *, annotated: bool, min_score: float = 0.0
+    ) -> None:
+        self._min_score = min_score
         self._data, self._names, self._annotated = data, names, annotated
         self._class_ids = sorted(data.taxonomy.by_id)
         self._ids, self.renumbered = coco_image_ids(data)
@@ -45,14 +49,20 @@ class ImageRecords:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The records in the order of the set."""
-        class_ids = read_segments(self._data, "class_id")
+        class_ids = self._written_classes()
         for index, entry in enumerate(zip(read_images(self._data), class_ids, strict=True)):
             yield self._record(index, *entry)
+
+    def _written_classes(self) -> Iterator[list[int]]:
+        """The class ids of the segments of each image whose score is high enough."""
+        class_ids, scores = (read_segments(self._data, field) for field in ("class_id", "score"))
+        for pairs in map(zip, class_ids, scores):
+            yield [number for number, score in pairs if score is None or score >= self._min_score]
 
     def _record(self, index: int, sample: Sample, class_ids: list[int]) -> dict[str, Any]:
         """The source's image record, completed where it lacks a field or says what has changed.
 
-        `class_ids` are those of the segments of the sample, which lacks these.
+        `class_ids` are those of the segments that are written, which the sample lacks.
         """
         image_id = self._ids[index]
         source = source_record(sample.source, sample.id)

@@ -36,9 +36,10 @@ class ExportReport:
     annotated, or how fully), `renamed` (the file), `renumbered` (the id), `same-name` (as another
     image), `unlabeled` (pixels without a label are void there), `void` (void pixels are not marked
     there)."""
+    segments: int = 0
     unlikely: int = 0
-    """Segments that were written with a score below `MIN_DRAWN_SCORE`, where no lowest score was
-    asked for."""
+    """Segments of the set, where no lowest score was asked for, and those of them with a score
+    below `MIN_DRAWN_SCORE`."""
     files: list[str] = field(default_factory=list)
     """Files and folders that were written, relative to the directory."""
 
@@ -93,6 +94,7 @@ def confident_segments(
     """The segments of a sample without those of a lower score, which are counted as left out."""
     scores = [1.0 if segment.score is None else segment.score for segment in sample.segments]
     if not min_score:
+        report.segments += len(scores)
         report.unlikely += sum(score < MIN_DRAWN_SCORE for score in scores)
         return sample.segments
     pairs = zip(sample.segments, scores, strict=True)

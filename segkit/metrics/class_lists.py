@@ -1,6 +1,7 @@
 """The list of classes that a file of predictions brings along: what its class ids mean."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,10 @@ from segkit import parse
 from segkit.errors import InputError
 from segkit.metrics.class_mapping import ClassMap
 from segkit.shards.coco_image_ids import integer
-from segkit.sources.labels_file import read_labels
 from segkit.taxonomy import Category, Taxonomy
 
-TAXONOMY, LABELS = "taxonomy.json", "labels.txt"
-"""The lists that `segkit export` and `segkit predict --native` write beside files of class ids."""
+TAXONOMY = "taxonomy.json"
+"""The list that `segkit export` and `segkit predict --native` write beside files of class ids."""
 _MASKS = "masks"
 """Folder of the PNGs of an export, which the lists are beside."""
 
@@ -42,20 +42,16 @@ class ClassList:
 
 
 def list_beside(folder: Path) -> ClassList | None:
-    """The list in a folder, or beside the folder `masks` that it is or is in.
+    """The `taxonomy.json` in a folder, or beside the folder `masks` that it is or is in.
 
-    A `taxonomy.json` comes first. A `labels.txt` without indices numbers no classes: it is passed
-    over.
-
-    Raises:
-        InputError: the list cannot be read, or an id occurs twice in it.
+    A file that is no taxonomy is another program's: it is passed over, as is a `labels.txt`, which
+    many programs write in numberings of their own.
     """
     masks = [path for path in (folder, *folder.parents) if path.name == _MASKS][:1]
     for place in (folder, *(path.parent for path in masks)):
         if parse.exists(file := place / TAXONOMY):
-            return ClassList(file, Taxonomy.from_json(parse.read_json(file), file=file))
-        if parse.exists(file := place / LABELS) and (labels := read_labels(file)).has_indices:
-            return _class_list(file, ((entry.id, entry.name) for entry in labels.categories))
+            with suppress(InputError):
+                return ClassList(file, Taxonomy.from_json(parse.read_json(file), file=file))
     return None
 
 
@@ -72,7 +68,7 @@ def list_of_categories(file: Path, categories: Any) -> ClassList | None:
         if isinstance(row, dict) and isinstance(row.get("name"), str)
     )
     entries = [(number, name) for number, name in named if number is not None and name]
-    return _class_list(file, entries) if entries else None
+    return _class_list(file, dict.fromkeys(entries)) if entries else None
 
 
 def class_id(value: Any) -> int | None:

@@ -29,6 +29,11 @@ def partials(directory: Path) -> list[Path]:
     return sorted(filter(is_partial, directory.iterdir())) if directory.is_dir() else []
 
 
+def is_pruned(partial: Path, newest: int) -> bool:
+    """Whether a killed `segkit prune` left it: a version that is older than the newest one."""
+    return not (partial / FINGERPRINT).exists() and int(partial.name[2:].split(".")[0]) < newest
+
+
 def read_fingerprint(partial: Path) -> dict[str, Any] | None:
     """The fingerprint of an unfinished version; None where it is missing or cut by a kill."""
     return _read_object(partial / FINGERPRINT)

@@ -22,7 +22,7 @@ from segkit.sources.ledger import AnnotationError, Defect, Tally
 from segkit.sources.source import ImageName, Record
 from segkit.storage import StrPath, location
 
-_EMPTY = re.compile(rb'null|""|\[\s*(\[\s*\]\s*,?\s*)*\]|\{\s*\}')
+_EMPTY = re.compile(rb'null|""|\[\s*(\[\s*\]\s*(,\s*)?)*\]|\{\s*\}')
 _MAX_COORDINATE = 1e9  # pixels; a larger one is a wrong number
 _Content = list[tuple[bytes, bool, str]]
 """Raw annotations, each with whether its id is repeated and its class name."""

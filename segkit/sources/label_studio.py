@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from segkit.errors import InputError
 from segkit.images.check import IMAGE_EXTENSIONS
-from segkit.parse import parse_loosely
+from segkit.parse import nothing, parse_loosely
 from segkit.sample import Sample
 from segkit.sources import json_stream
 from segkit.sources.annotation_files import image_candidates, stem
@@ -77,7 +77,7 @@ class LabelStudio(DrawnSource):
 
     def read(self, record: Record) -> ImageAnnotations:
         """Read the regions of a task."""
-        task = parse_loosely(record.data[0])
+        task = parse_loosely(record.data[0], nothing)
         name = f"image {record.id}"
         content, predicted = self._content(task)
         if content is None:

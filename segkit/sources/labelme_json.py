@@ -183,7 +183,7 @@ def _parse(data: bytes) -> dict[str, Any]:
     if not data.strip():
         raise ValueError("is empty")
     try:
-        content = parse.parse_loosely(parse.decode_text(data, file=None))
+        content = parse.parse_loosely(parse.decode_text(data, file=None), parse.nothing)
     except InputError as error:
         raise ValueError(error.message) from None
     except json.JSONDecodeError as error:

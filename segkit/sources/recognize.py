@@ -22,7 +22,9 @@ _HINT = (
     "give data.yaml, an XML or JSON file, or the folder of a data set; "
     "`segkit convert --help` lists the sources"
 )
-_Opener = Callable[[], Source]
+_Opener = Callable[[Path | None], Source]
+"""Opens a source with a list of classes, or without; other sources than of labeling tools have
+none."""
 
 
 @dataclass(frozen=True)
@@ -71,31 +73,36 @@ def _file(path: Path, split: str | None) -> Recognition:
     if split is not None:
         message = f"has no splits, but --split is {split!r}"
         raise InputError(message, file=path, hint="omit --split")
-    labels = _label_list(path.parent)
     if known.command == "voc-boxes":
-        return _voc_boxes(path.parent, path.parent, labels)
+        return _voc_boxes(path.parent, path.parent)
     if known.command == "labelme":
         return _labelme(path.parent)
-    words, open_source = _file_source(known.command, path, labels)
-    source = _with_images(open_source(), path, words)
-    options = _labels_option(labels) if known.command in ("cvat", "labelstudio") else ()
+    words, open_source = _file_source(known.command, path)
+    source, options = _numbered(open_source, path.parent)
+    source = _with_images(source, path, words)
     return Recognition((*words, str(path), "--images", str(source.images), *options), source)
 
 
-def _label_list(folder: Path) -> Path | None:
-    """The list by which an export of segkit numbers its classes; None if it has no indices."""
-    file = folder / "labels.txt"
+def _numbered(open_source: _Opener, folder: Path) -> tuple[Source, tuple[str, ...]]:
+    """A source, and the option by which its classes have the ids that segkit exported.
+
+    The `labels.txt` of an export gives index and name of each class. It is passed over where it
+    lacks a class of the source: a person has added one.
+    """
+    source, file = open_source(None), folder / "labels.txt"
+    if not file.is_file():
+        return source, ()
     try:
-        return file if file.is_file() and read_labels(file).has_indices else None
+        labels = read_labels(file)
     except InputError:  # some other text
-        return None
+        return source, ()
+    listed = {category.name for category in labels.categories}
+    if not labels.has_indices or not listed.issuperset(source.taxonomy.names):
+        return source, ()
+    return open_source(file), ("--labels", str(file))
 
 
-def _labels_option(labels: Path | None) -> tuple[str, ...]:
-    return () if labels is None else ("--labels", str(labels))
-
-
-def _file_source(command: str, path: Path, labels: Path | None) -> tuple[tuple[str, ...], _Opener]:
+def _file_source(command: str, path: Path) -> tuple[tuple[str, ...], _Opener]:
     """The words before an annotation file, and a function that opens it without its images."""
     from segkit.sources.coco_instances import open_coco_instances
     from segkit.sources.coco_panoptic import open_coco_panoptic
@@ -106,17 +113,17 @@ def _file_source(command: str, path: Path, labels: Path | None) -> tuple[tuple[s
 
     folder = path.parent
     if command == "cvat":
-        return ("cvat", "--annotations"), lambda: open_cvat(path, folder, labels=labels)
+        return ("cvat", "--annotations"), lambda labels: open_cvat(path, folder, labels=labels)
     if command == "labelstudio":
         words = ("labelstudio", "--annotations")
-        return words, lambda: open_label_studio(path, folder, labels=labels)
+        return words, lambda labels: open_label_studio(path, folder, labels=labels)
     if command == "visual-genome":
-        return ("visual-genome", "--annotations"), lambda: open_visual_genome(path, folder)
+        return ("visual-genome", "--annotations"), lambda _: open_visual_genome(path, folder)
     if path.name.startswith("zhiyuan_objv2"):
-        return ("objects365", "--annotations"), lambda: open_objects365(path, folder)
+        return ("objects365", "--annotations"), lambda _: open_objects365(path, folder)
     if _is_panoptic(path):
-        return ("coco", "--panoptic"), lambda: open_coco_panoptic(path, folder)
-    return ("coco", "--instances"), lambda: open_coco_instances(path, folder)
+        return ("coco", "--panoptic"), lambda _: open_coco_panoptic(path, folder)
+    return ("coco", "--instances"), lambda _: open_coco_instances(path, folder)
 
 
 def _is_panoptic(path: Path) -> bool:
@@ -161,8 +168,7 @@ def _layout(path: Path, split: str | None) -> Recognition | None:
         words = ("ade", "--root", str(path), "--split", name)
         return Recognition(words, open_ade(path, name))
     if has("Annotations", "JPEGImages"):
-        labels = _label_list(path)
-        return _voc_boxes(path / "Annotations", path / "JPEGImages", labels, path, split)
+        return _voc_boxes(path / "Annotations", path / "JPEGImages", path, split)
     return None
 
 
@@ -221,7 +227,7 @@ def _annotation_folder(path: Path, split: str | None) -> Recognition | None:
         raise InputError(message, file=path, hint="give one of them")
     command, (file,) = next(iter(formats.items()))
     if command == "voc-boxes":
-        return _voc_boxes(path, path, _label_list(path))
+        return _voc_boxes(path, path)
     return _labelme(path) if command == "labelme" else _file(files[0], split)
 
 
@@ -240,15 +246,13 @@ def _yolo(path: Path, split: str | None) -> Recognition:
 def _labelme(path: Path) -> Recognition:
     from segkit.sources.labelme_json import open_labelme
 
-    labels = _label_list(path)
-    words = ("labelme", "--annotations", str(path), *_labels_option(labels))
-    return Recognition(words, open_labelme(path, labels=labels))
+    source, options = _numbered(lambda labels: open_labelme(path, labels=labels), path)
+    return Recognition(("labelme", "--annotations", str(path), *options), source)
 
 
 def _voc_boxes(
     annotations: Path,
     images: Path,
-    labels: Path | None,
     root: Path | None = None,
     split: str | None = None,
 ) -> Recognition:
@@ -256,9 +260,13 @@ def _voc_boxes(
 
     words: tuple[str, ...]
     words = ("voc-boxes", "--annotations", str(annotations), "--images", str(images))
-    words += _labels_option(labels)
     listed = None
     if root is not None and split is not None:
         listed = root / "ImageSets" / "Main" / f"{split}.txt"
         words += ("--list", str(listed))
-    return Recognition(words, open_voc_boxes(annotations, images, labels=labels, listed=listed))
+
+    def open_source(labels: Path | None) -> Source:
+        return open_voc_boxes(annotations, images, labels=labels, listed=listed)
+
+    source, options = _numbered(open_source, root or annotations)
+    return Recognition((*words, *options), source)

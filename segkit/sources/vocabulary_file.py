@@ -37,7 +37,7 @@ def open_vocabulary(name: str, kinds_of: Taxonomy | None = None) -> Taxonomy:
         known = ", ".join(known_taxonomies())
         hint = f"give a JSON file, a text file with a class a line, a shard set, or one of: {known}"
         raise InputError(f"unknown vocabulary {name!r}", hint=hint)
-    if name.endswith(".json") or parse.read_text(Path(name)).lstrip().startswith("{"):
+    if name.endswith(".json") or _is_json(parse.read_text(Path(name))):
         return require_classes(load_taxonomy(name), name)
     labels = read_labels(Path(name))
     try:
@@ -45,6 +45,11 @@ def open_vocabulary(name: str, kinds_of: Taxonomy | None = None) -> Taxonomy:
     except InputError as error:
         raise error.in_file(name) from error
     return taxonomy if kinds_of is None else _with_kinds_of(taxonomy, kinds_of)
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is a JSON object rather than names, of which the first may begin with `{`."""
+    return text.lstrip().startswith("{") and ('"categories"' in text)
 
 
 def set_named(name: str) -> ShardSet | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from segkit.atomic import new_file
 from segkit.errors import InputError
-from segkit.tensor_file import read_metadata, read_tensors, write_tensors
+from segkit.tensor_file import read_tensors_and_metadata, write_tensors
 from segkit.text.encoders import Vectors
 from segkit.text.encoding import Encoding
 
@@ -31,8 +31,8 @@ def read_table(file: Path) -> EmbeddingTable:
     """Read a file of `write_table`; InputError if it is not one."""
     problem = "not a table of embeddings"
     hint = "delete it and run `segkit vocabulary encode` again"
-    tensors = read_tensors(file, ("embeddings", "mean"), problem=problem, hint=hint)
-    metadata = read_metadata(file, problem=problem, hint=hint)
+    names = ("embeddings", "mean")
+    tensors, metadata = read_tensors_and_metadata(file, names, problem=problem, hint=hint)
     try:
         words = json.loads(metadata["words"])
         vectors = unit(tensors["embeddings"].astype(np.float32))  # (N, D)

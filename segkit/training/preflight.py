@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from pydantic import ValidationError
@@ -41,11 +42,11 @@ from segkit.recipes.effects import drop_needless_freeze_norm, require_effects
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import RESOLVED_KEYS, resolve_init_from
-from segkit.runs.run_manifest import CHECKPOINTS, interrupted_training
+from segkit.runs.run_manifest import CHECKPOINTS, RECIPE, interrupted_training
 from segkit.shards.manifest import TASKS
-from segkit.shards.publish import MANIFEST, require_unlocked, unfinished
+from segkit.shards.publish import MANIFEST, require_unlocked, unfinished, versions
 from segkit.shards.reader import ShardSet
-from segkit.shards.unfinished import read_fingerprint
+from segkit.shards.unfinished import is_pruned, read_fingerprint
 from segkit.shards.zero_shot_split import ZeroShotRecord
 from segkit.taxonomy import normalize
 from segkit.text.embeddings import EmbeddingStore
@@ -300,11 +301,13 @@ class OtherRunError(InputError):
 
 def require_no_interrupted_run(out: Path) -> None:
     """Raise InputError where a run was interrupted while it trained or was published."""
+    newest = max(versions(out), default=0)
     for partial in unfinished(out):
         left = read_fingerprint(partial)
         if left is not None and left.get("command") != "train":
             continue  # what a killed import or calibration left is made anew by the same command
-        if any(partial.glob(f"{CHECKPOINTS}/step-*")) or (partial / MANIFEST).is_file():
+        is_run = (partial / MANIFEST).is_file() and not is_pruned(partial, newest)
+        if is_run or any(partial.glob(f"{CHECKPOINTS}/step-*")):
             message, hint = "holds an interrupted run", "--restart to delete its checkpoints"
             if interrupted_training(out) is None:  # damaged, or its number is no longer the next
                 raise InputError(
@@ -329,10 +332,12 @@ def check_resumable(interrupted: dict[str, Any], fingerprint: dict[str, Any], ou
     part = differing[0] if differing else "command"
     message, hint = f"the interrupted run and this one differ in their {part}", "give the same"
     if part == "text":
-        message += f" ({', '.join(sorted(_differences(before['text'], now['text'])))})"
+        message += f" ({', '.join(sorted(differences(before['text'], now['text'])))})"
     if part == "recipe":
-        keys = sorted(_differences(before["recipe"], now["recipe"]))
+        keys = sorted(differences(before["recipe"], now["recipe"]))
         message += f" ({', '.join(keys)})"
+        if file := next(out.glob(f".v*.partial/{RECIPE}"), None):
+            hint = f"give the same, such as --recipe {quote(str(file))}"
         if keys == ["model.init_from"]:  # a run that has another version since
             hint = f"give --init-from {before['recipe']['model']['init_from']}"
         if keys == ["data.batch_size"]:
@@ -383,11 +388,11 @@ def _early_fingerprint(inputs: TrainingInputs, left: dict[str, Any] | None) -> d
     }
 
 
-def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Keys in which two nested tables differ, dotted."""
     for key in a.keys() | b.keys():
         x, y = a.get(key), b.get(key)
         if isinstance(x, dict) and isinstance(y, dict):
-            yield from _differences(x, y, f"{prefix}{key}.")
+            yield from differences(x, y, f"{prefix}{key}.")
         elif x != y:
             yield prefix + key

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from segkit import parse
@@ -10,6 +12,7 @@ from segkit.atomic import write_text
 from segkit.errors import InputError
 from segkit.recipes.effects import drop_needless_freeze_norm
 from segkit.shards.prune import SELF_TRAINING as STATE
+from segkit.training.preflight import differences
 from segkit.training.selftrain_plan import SelfTrainingPlan
 
 _PARTS = ("held-out/*/train", "held-out/*/held-out", "round-*/run", "round-*/masks")
@@ -45,10 +48,24 @@ def read_state(out: Path, plan: SelfTrainingPlan) -> list[dict[str, Any]]:
             drop_needless_freeze_norm(recipe)
     differing = [key for key, value in fingerprint.items() if inputs.get(key) != value]
     if differing:
-        hint = "give the same, or another --out"
+        hint = f"give the same{_settings(inputs, fingerprint)}, or another --out"
         message = f"holds a self-training with another {' and another '.join(differing)}"
         raise InputError(message, file=out, hint=hint)
     return [_with_paths(entry, lambda path: _absolute(path, out)) for entry in rounds]
+
+
+def _settings(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The options that give the recipe of an interrupted self-training, whose file has changed."""
+    if not isinstance(before.get("recipe"), dict):
+        return ""
+    options = ""
+    for key in sorted(differences(before["recipe"], now["recipe"])):
+        value = reduce(
+            lambda table, part: (table or {}).get(part), key.split("."), before["recipe"]
+        )
+        if "." in key and value is not None:
+            options += f" --set {quote(f'{key}={json.dumps(value)}')}"
+    return f", such as by{options}" if options else ""
 
 
 def write_state(out: Path, plan: SelfTrainingPlan, rounds: Sequence[dict[str, Any]]) -> None:

@@ -48,7 +48,7 @@ class Workers:
                 that does nothing here, or Ray is not installed.
         """
         check_device(device)
-        if devices != ALL and not re.fullmatch("[1-9][0-9]{0,5}", devices):
+        if devices != ALL and not re.fullmatch("0*[1-9][0-9]{0,5}", devices):
             hint = "give a number above 0, or all"
             raise InputError(f"--devices {devices}", hint=hint)
         count = None if devices == ALL else int(devices)
@@ -149,7 +149,7 @@ def check_device(device: str) -> None:
 
     cuda:N is refused where torchrun started several processes on this machine: they would share it.
     """
-    if not _DEVICE.fullmatch(device):
+    if not (isinstance(device, str) and _DEVICE.fullmatch(device)):
         hint = "give auto, cpu, cuda or cuda:N"
         raise InputError(f"unknown device {device!r}", record="--device", hint=hint)
     if ":" in device and (processes := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > 1:

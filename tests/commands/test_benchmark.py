@@ -147,7 +147,8 @@ def test_a_run_predicts_the_images_and_missing_ones_are_reported(tmp_path, monke
 
     def load_run(checkpoint, device, settings):
         assert (checkpoint, settings) == (run, ["inference.batch_size=2"])
-        return SimpleNamespace(missing_words=lambda taxonomy: [], encoding=SHIPPED, recipe=Recipe())
+        model = {"class_embeddings": lambda classes: None, "encoding": SHIPPED}
+        return SimpleNamespace(**model, recipe=Recipe())
 
     def predict_set(run, data, task, out, *, workers, force, on_images, on_resume):
         """A perfect model: predicts the ground truth of the set."""

@@ -95,13 +95,14 @@ def test_every_source_takes_its_own_and_the_common_options() -> None:
         "voc": {"root", "instances", "background"},
         "yolo": {"data", "contours", "boxes_only"},
         "voc-boxes": {"annotations", "images", "list_", "labels", "zero_based"},
-        "cvat": {"annotations", "images", "boxes_only"},
+        "cvat": {"annotations", "images", "labels", "boxes_only"},
         "labelstudio": {"annotations", "images", "labels", "predictions", "boxes_only"},
         "labelme": {"annotations", "images", "labels", "boxes_only"},
         "visual-genome": {"annotations", "images", "image_data", "classes"},
         "auto": {"path"},
     }
-    optional = {"voc-boxes": {"labels"}, "labelstudio": {"labels"}, "labelme": {"images", "labels"}}
+    optional = {name: {"labels"} for name in ("cvat", "voc-boxes", "labelstudio")}
+    optional["labelme"] = {"images", "labels"}
     commands = typer.main.get_group(app).commands
     assert {
         name: {option.name for option in command.params} - common - {"quiet"}

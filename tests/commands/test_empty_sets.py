@@ -37,7 +37,7 @@ REFUSED = {
 }
 """Command -> what its error says; nothing where that is about another thing than the images."""
 ACCEPTED = (
-    *("inspect {empty}", "validate {empty}", "prune {empty}/.."),
+    *("inspect {empty}", "validate {empty}", "prune {empty}/..", "vocabulary show {empty}"),
     *("diff {empty} {empty}", "leakage {empty} {toy}"),
     "predict --checkpoint {run} --data {empty} --device cpu --native --preview --out {out}",
     "eval --data {empty} --task panoptic --predictions {empty} --out {out}",

@@ -252,12 +252,12 @@ def test_recipes_are_listed_with_their_purpose() -> None:
 
 def test_a_recipe_prints_its_keys() -> None:
     lines = _lines("recipes", "dataseg-mini", "--key", "optimizer.lr")
-    assert lines[0] == "optimizer.lr = 0.0005 (default 0.0001)"
+    assert lines[0] == "optimizer.lr = 0.0003 (default 0.0001)"
     whole = "\n".join(_lines("recipes", "box-labeler-mini"))
     assert "Command:" in whole and "loss.box_prompts = 1.0" in whole
     result = CliRunner().invoke(app, ["recipes", "dataseg-mini", "--json"])
     keys = json.loads(result.stdout)["keys"]
-    assert keys["optimizer.lr"]["value"] == 5e-4 and keys["data.flip"]["type"] == "bool"
+    assert keys["optimizer.lr"]["value"] == 3e-4 and keys["data.flip"]["type"] == "bool"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from segkit.commands import app as program
 from segkit.commands.app import app
 from segkit.commands.train import parse_data
+from segkit.errors import InputError
 from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from tests.commands.slips import assert_refused_before_torch
@@ -235,3 +236,5 @@ def test_the_path_of_a_set_may_hold_an_equals_sign(
     assert parse_data("lr=0.1=3") == ("lr=0.1", 3)
     assert parse_data("date=2024-01-01/set@v2") == ("date=2024-01-01/set@v2", 1)
     assert parse_data("toy=0.5") == ("toy", 0.5)
+    with pytest.raises(InputError, match=r"no number after = in 'lr=0.1=1/2'"):
+        parse_data("lr=0.1=1/2")

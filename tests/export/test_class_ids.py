@@ -110,3 +110,17 @@ def test_a_list_that_numbers_nothing_is_passed_over(
         assert "--labels" not in recognition.command
         assert {"wheel", "widget"} <= set(recognition.source.taxonomy.names)
         assert "__ignore__" not in recognition.source.taxonomy.names
+
+
+def test_a_list_that_lacks_a_class_of_the_labels_is_passed_over(
+    things: Path, tmp_path: Path
+) -> None:
+    """A person has added a class to what was exported."""
+    for name in ("labelme", "cvat"):
+        run("export", name, "--data", things, "--out", tmp_path / name, "--images")
+        assert "--labels" in recognize(tmp_path / name).command
+        for file in (*(tmp_path / name).glob("*.xml"), *(tmp_path / name).glob("*.json")):
+            file.write_text(file.read_text().replace("widget", "emu"))
+        recognition = recognize(tmp_path / name)
+        assert "--labels" not in recognition.command
+        assert {"wheel", "emu"} <= set(recognition.source.taxonomy.names)

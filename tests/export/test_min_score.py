@@ -96,6 +96,6 @@ def test_a_note_where_most_are_unlikely(predictions: ShardSet, tmp_path: Path, n
     layer = write_layer(tmp_path / "layer", predictions, samples, header)
     options[3] = str(layer.path)
     noted = CliRunner().invoke(app, [*options, str(tmp_path / "noted")])
-    assert "3 of 5 annotations have a score below 0.3; --min-score" in noted.stderr
+    assert "3 of 5 segments have a score below 0.3; --min-score" in noted.stderr
     chosen = CliRunner().invoke(app, [*options, str(tmp_path / "some"), "--min-score", "0.1"])
     assert chosen.exit_code == 0 and "--min-score" not in chosen.stderr

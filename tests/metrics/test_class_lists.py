@@ -47,7 +47,7 @@ def with_ids(data: ShardSet, ids: dict[int, int]) -> list[Sample]:
     ]
 
 
-@pytest.mark.parametrize("listed", ["both", "taxonomy.json", "labels.txt"])
+@pytest.mark.parametrize("listed", ["both", "taxonomy.json"])
 @pytest.mark.parametrize("kind", PLACES)
 def test_files_have_the_figures_of_the_set_whatever_its_numbers(
     tmp_path: Path, kind: Task, listed: str
@@ -83,17 +83,17 @@ def test_lists_are_read_beside_remote_files(tmp_path: Path, kind: Task) -> None:
 
 @pytest.mark.parametrize("kind", PLACES)
 def test_files_without_a_list_have_the_ids_of_the_ground_truth(tmp_path: Path, kind: Task) -> None:
-    """Also beside a list of names without indices, which numbers nothing."""
+    """Also beside lists of other programs, which may number other classes."""
     truth, predictions = sets(tmp_path, kind=kind)
     native = write_native(predictions, tmp_path / "native")
     expected = figures(truth, predictions, kind)
     (native / "taxonomy.json").unlink(missing_ok=True)
-    names = reversed([category.name for category in truth.taxonomy.categories])
-    for text in ("\n".join(names), None):
-        (native / "labels.txt").unlink(missing_ok=True)
-        if text is not None:
-            (native / "labels.txt").write_text(text)
-        for path in native.glob("*.json"):
+    names = [category.name for category in reversed(truth.taxonomy.categories)]
+    counted = "".join(f"{number} {name}\n" for number, name in enumerate(names))
+    for text, other in (("\n".join(names), "{}"), (counted, "[1]"), ("0 zebra\n0 a", "no JSON")):
+        (native / "labels.txt").write_text(text)
+        (native / "taxonomy.json").write_text(other)
+        for path in native.glob("panoptic*.json"):
             if kind == "panoptic":
                 path.write_text(json.dumps(json.loads(path.read_text()) | {"categories": []}))
         opened = open_predictions(str(native), truth, task=kind)
@@ -104,18 +104,18 @@ def test_files_without_a_list_have_the_ids_of_the_ground_truth(tmp_path: Path, k
 def test_the_numbering_of_another_list_is_refused_by_its_name(tmp_path: Path, kind: Task) -> None:
     truth, predictions = sets(tmp_path, kind=kind)
     native = write_native(predictions, tmp_path / "native")
-    (native / "taxonomy.json").unlink(missing_ok=True)
-    file = native / ("panoptic_val.json" if kind == "panoptic" else "labels.txt")
+    file = native / ("panoptic_val.json" if kind == "panoptic" else "taxonomy.json")
 
     def write_list(names: dict[int, str]) -> None:
         if kind != "panoptic":
-            file.write_text("".join(f"{number} {name}\n" for number, name in names.items()))
+            classes = tuple(Category(number, name, "thing") for number, name in names.items())
+            file.write_text(json.dumps(Taxonomy("own", classes).to_json()))
             return
         rows = [{"id": str(number), "name": name} for number, name in names.items()]
         file.write_text(json.dumps(json.loads(file.read_text()) | {"categories": rows}))
 
     write_list({2: "horse", 9: "zebra"})
-    with pytest.raises(InputError, match=rf"{file.name}: no class of {file.name} is a class of"):
+    with pytest.raises(InputError, match=rf"{file.name}: no class of \S+ is a class of"):
         open_predictions(str(native), truth, task=kind)
     write_list({40: "class 0", 9: "CLASS  1"})  # another numbering, which lacks the ids
     with pytest.raises(InputError, match=r"category 2 is not in|pixels of \d+, which is no class"):
@@ -123,7 +123,7 @@ def test_the_numbering_of_another_list_is_refused_by_its_name(tmp_path: Path, ki
 
 
 def test_spellings_of_the_source_name_the_classes_of_the_ground_truth(tmp_path: Path) -> None:
-    """As in labels.txt of an export, here of a run that numbers COCO's classes from 0."""
+    """As a run may list them, here one that numbers COCO's classes from 0."""
     truth, predictions = sets(tmp_path, kind="semantic")
     spelled = [replace(c, source_name=f"{c.name}-merged") for c in truth.taxonomy.categories]
     names = Taxonomy("spelled", tuple(spelled))
@@ -134,7 +134,6 @@ def test_spellings_of_the_source_name_the_classes_of_the_ground_truth(tmp_path: 
         tmp_path / "own", with_ids(predictions, counted), Taxonomy("own", classes), "semantic"
     )
     native = write_native(own, tmp_path / "native")
-    (native / "taxonomy.json").unlink()
     opened = open_predictions(str(native), renamed, task="semantic")
     assert figures(renamed, opened, "semantic") == figures(truth, predictions, "semantic")
 

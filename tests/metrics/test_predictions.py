@@ -236,12 +236,13 @@ def test_panoptic_files_may_list_their_categories_in_any_form(tmp_path):
     file = panoptic_files(tmp_path / "pred.json", list(predictions.samples()))
     content = json.loads(file.read_text())
     listed = [{"id": c.id, "name": c.name.upper()} for c in truth.taxonomy.categories]
-    for categories in (listed, listed[:1], [{"id": [], "name": None}, 3], 7):
+    for categories in (listed, listed[:1], listed[:1] * 2, [{"id": [], "name": None}, 3], 7):
         file.write_text(json.dumps(content | {"categories": categories}))
         assert figures(truth, open_predictions(str(file), truth), "panoptic") == figures(
             truth, predictions, "panoptic"
         )
-    file.write_text(json.dumps(content | {"categories": listed[:1] * 2}))
+    twice = [listed[0], listed[1] | {"id": listed[0]["id"]}]
+    file.write_text(json.dumps(content | {"categories": twice}))
     with pytest.raises(InputError, match=r"pred.json: .*category id 2 occurs twice"):
         open_predictions(str(file), truth)
 

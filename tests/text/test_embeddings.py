@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
@@ -20,7 +21,8 @@ from segkit.extras import install_command
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy
 from segkit.text.embeddings import EmbeddingStore, write_table
 from segkit.text.encoders import Vectors
-from segkit.text.encoding import TEMPLATE
+from segkit.text.encoding import SHIPPED, TEMPLATE
+from segkit.text.table import EmbeddingTable, read_table
 from tests.training.toy import write_toy_set
 
 DIM = 384
@@ -200,3 +202,23 @@ def test_words_that_are_encoded_at_the_same_time_are_all_kept(
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(lambda word: EmbeddingStore().add([word]), words))
     assert set(words) <= EmbeddingStore().vectors().keys()
+
+
+def test_a_table_that_is_replaced_while_it_is_read_is_one_of_the_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(words: Sequence[str]) -> None:
+        rows = dict(zip(words, np.eye(4, dtype=np.float32), strict=False))
+        table = EmbeddingTable(rows, np.zeros(4, np.float32), None)
+        write_table(tmp_path / "table", table, SHIPPED)
+
+    def replaced(*arguments: Any, **options: Any) -> Any:
+        opened = safe_open(*arguments, **options)
+        write(["cat", "dog", "fog"])
+        return opened
+
+    write(["cat", "sky"])
+    safe_open = safetensors.safe_open
+    monkeypatch.setattr(safetensors, "safe_open", replaced)
+    assert list(read_table(tmp_path / "table").rows) == ["cat", "sky"]
+    assert list(read_table(tmp_path / "table").rows) == ["cat", "dog", "fog"]

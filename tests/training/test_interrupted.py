@@ -29,6 +29,8 @@ from segkit.training.trainer import Callbacks
 from tests.training.test_train import steps_of, stop_after
 from tests.training.toy import write_toy_set
 
+CPU: dict[str, Any] = {"eval_data": (), "steps": 1, "device": "cpu", "overrides": ()}
+
 
 def train_to_the_best(
     recipe: Path, data: ShardSet, out: Path, steps: int, overrides: Sequence[str] = ()
@@ -87,12 +89,17 @@ def test_resuming_with_another_recipe_or_data_is_refused_and_loses_nothing(
     out, toy = tmp_path / "run", [(str(toy_set.path), 1.0)]
     with pytest.raises(StoppedError):
         train(tiny, toy, out, device="cpu", callbacks=stop_after(2))
-    with pytest.raises(InputError, match=r"differ in their recipe \(optimizer.lr\)"):
+    left = out / ".v1.partial" / "recipe.toml"
+    message = (
+        rf"differ in their recipe \(optimizer.lr\); give the same, such as --recipe {left}, or"
+    )
+    with pytest.raises(InputError, match=message):
         train(tiny, toy, out, device="cpu", resume=True, overrides=["optimizer.lr=0.1"])
     with pytest.raises(InputError, match="differ in their data"):
         train(tiny, [(str(box_set.path), 1.0)], out, device="cpu", resume=True)
     newest = checkpoint.newest(out / ".v1.partial" / "checkpoints")
     assert newest is not None and checkpoint.load(newest, {})["step"] == 2
+    check_training(str(left), toy, out, resume=True, restart=False, **CPU | {"steps": None})
 
 
 @pytest.mark.parametrize("earlier", [False, True])
@@ -203,10 +210,9 @@ def test_a_run_that_cannot_be_resumed_is_deleted_only_by_restart(
     else:
         left = left.rename(out / ".v2.partial")
     message = "interrupted run, which cannot be resumed; give --restart to delete its checkpoints"
-    options: dict[str, Any] = {"eval_data": (), "steps": 1, "device": "cpu", "overrides": ()}
     for resume in (False, True):
         with pytest.raises(InputError, match=message):
-            check_training(tiny, toy, out, resume=resume, restart=False, **options)
+            check_training(tiny, toy, out, resume=resume, restart=False, **CPU)
         with pytest.raises(InputError, match=message):
             train(tiny, toy, out, device="cpu", resume=resume)
     assert checkpoint.newest(left / "checkpoints") is not None
@@ -382,3 +388,7 @@ def test_what_a_killed_calibration_left_is_not_an_interrupted_run(
     (left / "manifest.json").write_text("{}")
     train(tiny, toy, out, device="cpu", steps=1)
     assert not left.exists()
+    (out / "v1").rename(out / "v2")  # as a killed prune leaves the versions
+    shutil.copytree(out / "v2", left)
+    for resume in (False, True):
+        check_training(tiny, toy, out, resume=resume, restart=False, **CPU)

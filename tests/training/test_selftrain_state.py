@@ -110,7 +110,10 @@ def test_frozen_batch_norms_that_a_backbone_lacks_do_not_hinder_a_resume(tmp_pat
     assert read_state(tmp_path, plan) == []
     before["recipe"]["model"]["backbone"] = "resnet18"
     file.write_text(json.dumps({"inputs": before, "rounds": []}))
-    with pytest.raises(InputError, match="another recipe"):
+    with pytest.raises(
+        InputError,
+        match=r"another recipe; give the same, such as by --set .*resnet18.*, or another --out",
+    ):
         read_state(tmp_path, plan)
 
 

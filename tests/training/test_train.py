@@ -224,7 +224,7 @@ def test_unusable_input_is_refused_before_anything_is_written(
         train(tiny, toy, out, overrides=["training.publish=best"])
     with pytest.raises(InputError, match="holds no published version"):
         train(tiny, [(str(tmp_path / "absent"), 1.0)], out)
-    with pytest.raises(InputError, match="its sampling weight is -1"):
+    with pytest.raises(InputError, match=r"invalid sampling weight -1\.0; give a positive number"):
         train(tiny, [(str(toy_set.path), -1.0)], out, device="cpu")
     for device in ("gpu", "cuda:99", "mps"):
         with pytest.raises(InputError, match=device):
