@@ -42,8 +42,13 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("images", [True, False])
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        *((name, True) for name in FORMATS),
+        *((name, False) for name in FORMATS if not name.startswith(("coco", "yolo"))),
+    ],
+)
 def test_an_export_comes_back_with_its_class_ids(
     things: Path, tmp_path: Path, name: str, images: bool
 ) -> None:
@@ -53,8 +58,6 @@ def test_an_export_comes_back_with_its_class_ids(
         tasks = out / "tasks.json"
         tasks.write_text(tasks.read_text().replace('"predictions"', '"annotations"'))
     if not images:
-        if name.startswith(("coco", "yolo")):
-            return
         folder = "JPEGImages" if name == "voc" else "" if name == "labelme" else "images"
         (out / folder).mkdir(exist_ok=True)
         for file in (things.parent / "images").iterdir():
@@ -124,3 +127,12 @@ def test_a_list_that_lacks_a_class_of_the_labels_is_passed_over(
         recognition = recognize(tmp_path / name)
         assert "--labels" not in recognition.command
         assert {"wheel", "emu"} <= set(recognition.source.taxonomy.names)
+
+
+def test_a_coco_file_takes_no_list(things: Path, tmp_path: Path) -> None:
+    """It lists its own classes, and its command has no --labels."""
+    run("export", "coco-instances", "--data", things, "--out", tmp_path / "out", "--images")
+    (file,) = (tmp_path / "out").glob("*.json")
+    run("export", "cvat", "--data", things, "--out", tmp_path / "cvat")
+    (file.parent / "labels.txt").write_text((tmp_path / "cvat" / "labels.txt").read_text())
+    assert "--labels" not in recognize(file).command

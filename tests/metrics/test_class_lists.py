@@ -9,9 +9,9 @@ import pytest
 
 from segkit.errors import InputError
 from segkit.export.prediction_files import write_native
-from segkit.metrics.class_lists import class_id
 from segkit.metrics.predictions import open_predictions
 from segkit.sample import Sample
+from segkit.shards.coco_image_ids import class_id
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
 from segkit.storage import location
@@ -47,11 +47,8 @@ def with_ids(data: ShardSet, ids: dict[int, int]) -> list[Sample]:
     ]
 
 
-@pytest.mark.parametrize("listed", ["both", "taxonomy.json"])
 @pytest.mark.parametrize("kind", PLACES)
-def test_files_have_the_figures_of_the_set_whatever_its_numbers(
-    tmp_path: Path, kind: Task, listed: str
-) -> None:
+def test_files_have_the_figures_of_the_set_whatever_its_numbers(tmp_path: Path, kind: Task) -> None:
     truth, predictions = sets(tmp_path, kind=kind)
     own = renumbered(tmp_path / "val", predictions, kind)
     expected = figures(truth, own, kind)
@@ -62,8 +59,6 @@ def test_files_have_the_figures_of_the_set_whatever_its_numbers(
         (native / "masks" / "val").mkdir()
         for file in (native / "masks").glob("*.png"):
             file.rename(native / "masks" / "val" / file.name)
-    for name in {"taxonomy.json", "labels.txt"} - {listed} if listed != "both" else ():
-        (native / name).unlink(missing_ok=kind == "panoptic")
     for place in PLACES[kind]:
         opened = open_predictions(str(tmp_path / place), truth, task=kind)
         assert figures(truth, opened, kind) == expected
@@ -94,8 +89,7 @@ def test_files_without_a_list_have_the_ids_of_the_ground_truth(tmp_path: Path, k
         (native / "labels.txt").write_text(text)
         (native / "taxonomy.json").write_text(other)
         for path in native.glob("panoptic*.json"):
-            if kind == "panoptic":
-                path.write_text(json.dumps(json.loads(path.read_text()) | {"categories": []}))
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"categories": []}))
         opened = open_predictions(str(native), truth, task=kind)
         assert figures(truth, opened, kind) == expected
 
