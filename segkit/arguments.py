@@ -12,18 +12,19 @@ from segkit.parse import MAX_INT
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
-def check_choice(value: object, choices: Any, name: str) -> None:
+def check_choice(value: object, choices: Any, name: str, *, record: object = None) -> None:
     """Raise InputError where an argument of a function is not one of its values.
 
     Args:
         value: the argument.
         choices: a Literal type, or the values.
         name: of the argument.
+        record: that the error names, such as a class.
     """
     allowed = get_args(choices) or tuple(choices)
     if value not in allowed:
         hint = f"give one of {', '.join(allowed)}"
-        raise InputError(f"unknown {name} {value!r}", hint=hint)
+        raise InputError(f"unknown {name} {value!r}", record=record, hint=hint)
 
 
 def check_number(value: object, name: str, least: float, most: float = math.inf) -> None:

@@ -66,7 +66,7 @@ def try_lock(file: Path, place: object) -> IO[bytes]:
 
 
 def _try_lock(file: Path) -> IO[bytes] | None:
-    """The lock file, open and locked; None if another process holds its lock."""
+    """The lock file, open and locked; None if another process holds it, or removed its folder."""
     opened = _open(file)
     while True:
         try:

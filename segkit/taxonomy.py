@@ -8,9 +8,10 @@ from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from segkit import parse
+from segkit.arguments import check_choice
 from segkit.errors import InputError, short
 from segkit.sample import Kind
 
@@ -53,9 +54,7 @@ class Taxonomy:
 
     def __post_init__(self) -> None:
         for category in self.categories:
-            if category.kind not in get_args(Kind):
-                hint = f"give one of {', '.join(get_args(Kind))}"
-                raise InputError(f"unknown kind {category.kind!r}", record=category.name, hint=hint)
+            check_choice(category.kind, Kind, "kind", record=category.name)
         ids = Counter(category.id for category in self.categories)
         if len(ids) != len(self.categories):
             message = f"category id {ids.most_common(1)[0][0]} occurs twice"

@@ -37,9 +37,10 @@ def read_tensors(
         InputError: the file cannot be read, is not a safetensors file or is truncated, lacks one of
             the names, or has a type of numbers that the framework lacks.
     """
-    return read_tensors_and_metadata(file, names, framework=framework, problem=problem, hint=hint)[
-        0
-    ]
+    tensors, _ = read_tensors_and_metadata(
+        file, names, framework=framework, problem=problem, hint=hint
+    )
+    return tensors
 
 
 def read_tensors_and_metadata(

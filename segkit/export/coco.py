@@ -27,7 +27,7 @@ from segkit.export.destination import (
 from segkit.export.image_names import ImageNames, plan_names
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
-from segkit.shards.coco_image_ids import Id, decode, integer
+from segkit.shards.coco_image_ids import Id, class_id, decode, integer
 from segkit.shards.reader import ShardSet
 from segkit.sources.coco_instances import RunLengths
 
@@ -235,8 +235,8 @@ def _categories(data: ShardSet) -> list[dict[str, Any]]:
     for native in natives if isinstance(natives, list) else ():
         if not isinstance(native, dict):
             continue
-        class_id = _class_id(native.get("id"))
-        category = None if class_id is None else remaining.get(class_id)
+        number = class_id(native.get("id"))
+        category = None if number is None else remaining.get(number)
         if category is not None and native.get("name") in (category.name, category.source_name):
             changed = {"id": category.id, "isthing": int(category.kind == "thing")}
             rows.append({**native, **changed})
@@ -245,13 +245,6 @@ def _categories(data: ShardSet) -> list[dict[str, Any]]:
         name = category.source_name or category.name
         rows.append({"id": category.id, "name": name, "isthing": int(category.kind == "thing")})
     return rows
-
-
-def _class_id(value: object) -> int | None:
-    """The id that conversion gives a class: sources write 1, "1" or 1.0."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return integer(str(value))
 
 
 def _annotation(

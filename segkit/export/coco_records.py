@@ -5,8 +5,8 @@ Ids are those of the source where they are distinct in the set: sets that were m
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,7 +26,7 @@ _ANNOTATED = ("neg_category_ids", "not_exhaustive_category_ids")
 class ImageRecords:
     """The image records of a set, with the ids of `coco_image_ids`.
 
-    `renumbered` is the number of images with another id than in the source.
+    `renumbered` is the number of images with another id than in the set.
 
     Args:
         data: the set.
@@ -49,7 +49,9 @@ class ImageRecords:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The records in the order of the set."""
-        class_ids = self._written_classes()
+        class_ids: Iterable[list[int]] = repeat([], len(self._data))
+        if self._annotated:
+            class_ids = self._written_classes()
         for index, entry in enumerate(zip(read_images(self._data), class_ids, strict=True)):
             yield self._record(index, *entry)
 
@@ -123,7 +125,7 @@ class AnnotationIds:
         self._seen: set[Id] = set()
         self._last = max(int(ids[-1]), 0) if len(ids) else 0
         self.renumbered = 0
-        """Annotations with another id than in the source."""
+        """Annotations with another id than in the set."""
 
     def next(self, segment: Segment) -> Id:
         """The id of the next segment that is written."""

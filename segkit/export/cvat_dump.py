@@ -14,8 +14,8 @@ from segkit.export.destination import (
     ExportReport,
     counted_samples,
     single_objects,
+    write_class_list,
     write_images,
-    write_taxonomy,
 )
 from segkit.export.image_names import ImageNames, plan_names
 from segkit.export.xml_text import check_xml_file_name, to_xml, xml_class_names
@@ -23,7 +23,6 @@ from segkit.masks import rle
 from segkit.masks.boxes import tight_box
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
-from segkit.sources.labels_file import write_labels
 
 
 def export_cvat(
@@ -71,8 +70,7 @@ def export_cvat(
                 sample = replace(sample, file_name=file_names[sample])
                 file.write(to_xml(_image(number, sample, names, report)))
             file.write(b"</annotations>\n")
-        write_labels(folder / "labels.txt", names)
-        write_taxonomy(folder / "taxonomy.json", data.taxonomy)
+        write_class_list(folder, data.taxonomy, names)
         if images:
             write_images(data, folder / "images", file_names, on_image)
             report.files.append("images/")

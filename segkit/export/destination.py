@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -212,9 +212,15 @@ def write_taxonomy(path: Path, taxonomy: Taxonomy) -> None:
     path.write_text(json.dumps(taxonomy.to_json(), indent=1) + "\n", "utf-8")
 
 
-def write_class_list(folder: Path, taxonomy: Taxonomy) -> None:
-    """Write `labels.txt`, ids and the source's names, and `taxonomy.json`: what class ids mean."""
-    names = {entry.id: entry.source_name or entry.name for entry in taxonomy.categories}
+def write_class_list(
+    folder: Path, taxonomy: Taxonomy, names: Mapping[int, str] | None = None
+) -> None:
+    """Write `labels.txt` and `taxonomy.json`, which say what class ids mean.
+
+    `names` are those of `labels.txt`; None takes the source's.
+    """
+    if names is None:
+        names = {entry.id: entry.source_name or entry.name for entry in taxonomy.categories}
     write_labels(folder / "labels.txt", names)
     write_taxonomy(folder / "taxonomy.json", taxonomy)
 

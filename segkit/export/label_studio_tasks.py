@@ -17,8 +17,8 @@ from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
     counted_samples,
+    write_class_list,
     write_images,
-    write_taxonomy,
 )
 from segkit.export.image_names import ImageNames, plan_names
 from segkit.export.xml_text import to_xml, xml_class_names
@@ -27,7 +27,6 @@ from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
 from segkit.sources.label_studio import FILE_NAME, IMAGE_ID
 from segkit.sources.label_studio_regions import CROWD, IGNORE
-from segkit.sources.labels_file import write_labels
 
 LOCAL_FILES = "/data/local-files/?d="
 """Prefix of the files under LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."""
@@ -82,8 +81,7 @@ def export_label_studio(
                 json.dump(task, file, allow_nan=False)
             file.write("\n]\n")
         (folder / "label_config.xml").write_bytes(_label_config(list(names.values())))
-        write_labels(folder / "labels.txt", names)
-        write_taxonomy(folder / "taxonomy.json", data.taxonomy)
+        write_class_list(folder, data.taxonomy, names)
         if images:
             write_images(data, folder / "images", file_names, on_image)
             report.files.append("images/")

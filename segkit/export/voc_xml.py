@@ -16,14 +16,13 @@ from segkit.export.destination import (
     new_file_path,
     require_kind,
     split_name,
+    write_class_list,
     write_images,
-    write_taxonomy,
 )
 from segkit.export.image_names import plan_names
 from segkit.export.xml_text import check_xml_file_name, to_xml, xml_class_names
 from segkit.sample import Sample, Segment
 from segkit.shards.reader import ShardSet
-from segkit.sources.labels_file import write_labels
 
 _DIGITS = 6  # behind the point
 
@@ -75,8 +74,7 @@ def export_voc(
             stems.append(name.with_suffix("").as_posix())
         (folder / main).parent.mkdir(parents=True)
         (folder / main).write_text("".join(f"{name}\n" for name in stems), "utf-8")
-        write_labels(folder / "labels.txt", names)
-        write_taxonomy(folder / "taxonomy.json", data.taxonomy)
+        write_class_list(folder, data.taxonomy, names)
         if images:
             write_images(data, folder / "JPEGImages", file_names, on_image)
             report.files.append("JPEGImages/")

@@ -33,7 +33,7 @@ from segkit.shards.header import Header
 from segkit.shards.manifest import Ledger, Task
 from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
-from segkit.shards.writer import finish, remember_images
+from segkit.shards.writer import finish, input_digests, remember_images
 from segkit.taxonomy import Taxonomy
 from segkit.workers.devices import Workers
 
@@ -199,7 +199,7 @@ def predict_files(
     )
     items = FileItems.from_files(files, root)
     fingerprint = {**fingerprint_of(header), "files": items.state()}
-    with staging(out, fingerprint, inputs=[run.manifest.digest], resume=True) as stage:
+    with staging(out, fingerprint, inputs=input_digests((), header), resume=True) as stage:
         shards = write_shards(
             stage,
             items,

@@ -1,6 +1,5 @@
 """The list of classes that a file of predictions brings along: what its class ids mean."""
 
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 from segkit import parse
 from segkit.errors import InputError
 from segkit.metrics.class_mapping import ClassMap
-from segkit.shards.coco_image_ids import integer
+from segkit.shards.coco_image_ids import class_id
 from segkit.taxonomy import Category, Taxonomy
 
-TAXONOMY = "taxonomy.json"
+_TAXONOMY = "taxonomy.json"
 """The list that `segkit export` and `segkit predict --native` write beside files of class ids."""
 _MASKS = "masks"
 """Folder of the PNGs of an export, which the lists are beside."""
@@ -47,9 +46,9 @@ def list_beside(folder: Path) -> ClassList | None:
     A file that is no taxonomy is another program's: it is passed over, as is a `labels.txt`, which
     many programs write in numberings of their own.
     """
-    masks = [path for path in (folder, *folder.parents) if path.name == _MASKS][:1]
-    for place in (folder, *(path.parent for path in masks)):
-        if parse.exists(file := place / TAXONOMY):
+    masks = next((path for path in (folder, *folder.parents) if path.name == _MASKS), None)
+    for place in (folder,) if masks is None else (folder, masks.parent):
+        if parse.exists(file := place / _TAXONOMY):
             with suppress(InputError):
                 return ClassList(file, Taxonomy.from_json(parse.read_json(file), file=file))
     return None
@@ -67,18 +66,9 @@ def list_of_categories(file: Path, categories: Any) -> ClassList | None:
         for row in rows
         if isinstance(row, dict) and isinstance(row.get("name"), str)
     )
-    entries = [(number, name) for number, name in named if number is not None and name]
-    return _class_list(file, dict.fromkeys(entries)) if entries else None
-
-
-def class_id(value: Any) -> int | None:
-    """A class id: files have it as 7, 7.0 or "7"; None for anything else."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if type(value) is int else integer(str(value))
-
-
-def _class_list(file: Path, entries: Iterable[tuple[int, str]]) -> ClassList:
+    entries = dict.fromkeys((number, name) for number, name in named if number is not None and name)
+    if not entries:
+        return None
     categories = tuple(Category(number, name, "thing") for number, name in entries)
     try:
         return ClassList(file, Taxonomy(file.name, categories))

@@ -16,9 +16,9 @@ from segkit.file_names import relative_name
 from segkit.masks import rle
 from segkit.masks.boxes import tight_boxes
 from segkit.masks.run_lengths import decode_runs, first_malformed, join
-from segkit.metrics.class_lists import class_id
 from segkit.metrics.prediction_ids import panoptic_images, results_images
 from segkit.sample import Box, MaskSource, Sample, Segment
+from segkit.shards.coco_image_ids import class_id
 from segkit.sources.coco_instances import RunLengths
 from segkit.sources.image_files import resolve_inside
 from segkit.sources.label_maps import read_ids

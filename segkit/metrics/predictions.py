@@ -1,7 +1,7 @@
 """Predictions by image, whatever holds them: samples in memory, shard sets, or other files."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -11,7 +11,7 @@ from typing import Protocol
 from segkit import parse
 from segkit.errors import InputError
 from segkit.metrics import coco_predictions
-from segkit.metrics.class_lists import list_beside, list_of_categories
+from segkit.metrics.class_lists import ClassList, list_beside, list_of_categories
 from segkit.metrics.class_mapping import ClassMap
 from segkit.metrics.png_predictions import PngPredictions, png_names
 from segkit.metrics.prediction_ids import (
@@ -24,8 +24,7 @@ from segkit.sample import Sample
 from segkit.shards.manifest import Task
 from segkit.shards.publish import MANIFEST, versions
 from segkit.shards.reader import ShardSet
-from segkit.sources.image_files import visible_files
-from segkit.storage import location
+from segkit.storage import list_names, location
 from segkit.taxonomy import Taxonomy
 
 GROUND_TRUTH, PREDICTIONS = "ground truth", "predictions"
@@ -212,8 +211,10 @@ def open_predictions(
 
 def _file_of_native(folder: Path, task: Task | None) -> Path | None:
     """The file of a folder that `segkit predict --native` wrote for the task, if it is a JSON."""
-    pattern = {"instance": "results.json", "panoptic": "panoptic_*.json"}.get(task or "", "")
-    files = [name for name in visible_files(folder) if fnmatch(name, pattern) and "/" not in name]
+    if task not in ("instance", "panoptic"):
+        return None
+    pattern = "results.json" if task == "instance" else "panoptic_*.json"
+    files = [name for name in list_names(folder) if fnmatch(name, pattern)]
     return folder / files[0] if len(files) == 1 else None
 
 
@@ -224,11 +225,11 @@ def _open_pngs(
         raise _no_panoptic_file(path)
     if task not in (None, "semantic"):
         raise _png_folder_error(path, task)
-    classes = list_beside(folder)
-    class_map = None if classes is None else classes.map_to(truth.taxonomy)
-    listed = None if class_map is None else classes
-    opened = PngPredictions(folder, truth, images_by_name(truth), listed)
-    return opened if class_map is None else MappedPredictions(opened, class_map, truth.taxonomy)
+
+    def open_with(classes: ClassList | None) -> Predictions:
+        return PngPredictions(folder, truth, images_by_name(truth), classes)
+
+    return _mapped(list_beside(folder), truth, open_with)
 
 
 def _open_coco(
@@ -237,23 +238,30 @@ def _open_coco(
     truth: ShardSet,
     masks: Path | None,
 ) -> Predictions:
+    if isinstance(content, list) and masks is not None:
+        raise _no_panoptic_file(path)
     classes = None
     if not isinstance(content, list):
         classes = list_of_categories(path, content.categories)
-    classes = classes or list_beside(path.parent)
+
+    def open_with(listed: ClassList | None) -> Predictions:
+        taxonomy, by_coco_id = (listed or truth).taxonomy, images_by_coco_id(truth)
+        if isinstance(content, list):
+            return coco_predictions.CocoResults(path, content, taxonomy, by_coco_id)
+        folder, ids = masks or path.with_suffix(""), (images_by_file(truth), by_coco_id)
+        return coco_predictions.CocoPanoptic(path, content, folder, taxonomy, *ids)
+
+    return _mapped(classes or list_beside(path.parent), truth, open_with)
+
+
+def _mapped(
+    classes: ClassList | None, truth: ShardSet, open_with: Callable[[ClassList | None], Predictions]
+) -> Predictions:
+    """Predictions in the classes of a list, mapped; in the ground truth's where ids are equal."""
     class_map = None if classes is None else classes.map_to(truth.taxonomy)
-    taxonomy = truth.taxonomy if classes is None or class_map is None else classes.taxonomy
-    opened: Predictions
-    if not isinstance(content, list):
-        folder = masks or path.with_suffix("")
-        ids = images_by_file(truth), images_by_coco_id(truth)
-        opened = coco_predictions.CocoPanoptic(path, content, folder, taxonomy, *ids)
-    elif masks is not None:
-        raise _no_panoptic_file(path)
-    else:
-        ids_by_coco_id = images_by_coco_id(truth)
-        opened = coco_predictions.CocoResults(path, content, taxonomy, ids_by_coco_id)
-    return opened if class_map is None else MappedPredictions(opened, class_map, truth.taxonomy)
+    if class_map is None:
+        return open_with(None)
+    return MappedPredictions(open_with(classes), class_map, truth.taxonomy)
 
 
 def as_predictions(

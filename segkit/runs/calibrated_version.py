@@ -33,8 +33,9 @@ def publish_calibrated(
         SegkitError: another process is writing there, the disk is full, or a file of the run was
             damaged meanwhile.
     """
-    inputs = [run.manifest.digest, data.manifest.digest]
     destination = run.path.parent if out is None else out
+    parents = (run.as_parent(destination), data.as_parent(destination))
+    inputs = [parent.digest for parent in parents]
     with staging(
         destination, {"command": "calibrate"}, inputs=inputs, resume=False, content="run"
     ) as stage:
@@ -55,7 +56,7 @@ def publish_calibrated(
                     "seed": calibration.seed,
                     **({"tta": True} if calibration.tta else {}),
                 },
-                "parents": (run.as_parent(destination), data.as_parent(destination)),
+                "parents": parents,
                 "files": files,
                 "digest": RunManifest.content_digest(files),
                 "logs": {},

@@ -25,7 +25,7 @@ from segkit.shards.check_manifest import check_digest, check_parents
 from segkit.shards.consistency import Violation
 from segkit.shards.publish import MANIFEST
 from segkit.taxonomy import Taxonomy
-from segkit.tensor_file import read_metadata, read_tensors
+from segkit.tensor_file import read_tensors, read_tensors_and_metadata
 from segkit.text.encoding import Encoding
 
 
@@ -92,8 +92,8 @@ def _check_weights(version: Path) -> Iterator[Violation]:
 def _check_vocabulary(version: Path, manifest: RunManifest) -> Iterator[Violation]:
     """Each taxonomy can be read and has one finite embedding for each class, of one encoder."""
     try:
-        tensors = read_tensors(version / VOCABULARY)
-        encoder = Encoding.from_metadata(read_metadata(version / VOCABULARY))[0].name
+        tensors, metadata = read_tensors_and_metadata(version / VOCABULARY)
+        encoder = Encoding.from_metadata(metadata)[0].name
     except InputError as error:
         yield Violation("vocabulary", VOCABULARY, str(error.in_file(None)))
         return

@@ -30,7 +30,7 @@ from segkit.runs.run_manifest import (
 from segkit.shards.manifest import Parent
 from segkit.storage import StrPath
 from segkit.taxonomy import Category, Taxonomy
-from segkit.tensor_file import read_metadata, read_tensors
+from segkit.tensor_file import read_tensors, read_tensors_and_metadata
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoding import Encoding
 
@@ -138,8 +138,9 @@ def read_run(folder: Path, manifest: RunManifest, recipe: Recipe, device: str) -
     problem, hint = "the run cannot be read", "train it again"
     vocabulary = folder / VOCABULARY
     state = read_tensors(folder / WEIGHTS, framework="pt", problem=problem, hint=hint)
-    text_embeddings = read_tensors(vocabulary, framework="pt", problem=problem, hint=hint)
-    metadata = read_metadata(vocabulary, problem=problem, hint=hint)
+    text_embeddings, metadata = read_tensors_and_metadata(
+        vocabulary, framework="pt", problem=problem, hint=hint
+    )
     try:
         # The run's weights include the backbone's; nothing is downloaded.
         model = DataSeg(recipe.model.model_copy(update={"backbone_weights": None}))

@@ -6,7 +6,7 @@ An id is that of the source where it is distinct in the set: sets that were merg
 import re
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -54,24 +54,30 @@ def _numbered(data: ShardSet) -> tuple[list[str], list[Id], int]:
             source_ids.append(identifier(source_record(source, sample_id), "id"))
     ids = _preferred_ids(sample_ids, source_ids)
     known, used = set(sample_ids), set[str]()
-    renumbered = sum(
-        source_id is None and integer(sample_id) != image_id
-        for sample_id, source_id, image_id in zip(sample_ids, source_ids, ids, strict=True)
-    )
     last = max((integer(str(entry)) or 0 for entry in ids), default=0)
     for index, image_id in enumerate(ids):
         if str(image_id) in used:  # readers may take 1 and "1" for one id
             # above all numbers of at most 18 digits
             last = next(number for number in count(last + 1) if str(number) not in known)
             ids[index] = last
-            renumbered += source_ids[index] is not None or integer(sample_ids[index]) == image_id
         used.add(str(ids[index]))
+    renumbered = sum(
+        image_id != (integer(sample_id) if source_id is None else source_id)
+        for sample_id, source_id, image_id in zip(sample_ids, source_ids, ids, strict=True)
+    )
     return sample_ids, ids, renumbered
 
 
 def integer(text: str | None) -> int | None:
     """The number that a text is; None for other texts."""
     return int(text) if text is not None and _INTEGER.fullmatch(text) else None
+
+
+def class_id(value: Any) -> int | None:
+    """A class id: files have it as 7, 7.0 or "7"; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else integer(str(value))
 
 
 def source_record(source: str | None, sample_id: str) -> Record:

@@ -73,14 +73,12 @@ def diff(a: ShardSet, b: ShardSet, *, on_image: Callable[[], None] = lambda: Non
     names = (a.taxonomy.unique_names, b.taxonomy.unique_names)
     difference = Difference()
     classes: defaultdict[str, ClassDifference] = defaultdict(ClassDifference)
-    common: set[str] = set()
     for sample_a in a.samples(check_masks=True):
         on_image()
         if sample_a.id not in index_in_b:
             difference.only_a.append(sample_a.id)
             continue
         sample_b = checked_b(index_in_b[sample_a.id])
-        common.add(sample_a.id)
         difference.common += 1
         digests = sample_a.image.sha256, sample_b.image.sha256
         if all(digests) and digests[0] != digests[1]:
@@ -89,7 +87,8 @@ def diff(a: ShardSet, b: ShardSet, *, on_image: Callable[[], None] = lambda: Non
             difference.changed_labels.append(sample_a.id)
         if (sample_a.width, sample_a.height) == (sample_b.width, sample_b.height):
             _count((sample_a, sample_b), names, classes)
-    difference.only_b = [key for key in index_in_b if key not in common]
+    common = set(order)
+    difference.only_b = [image_id for image_id, index in index_in_b.items() if index not in common]
     difference.classes = dict(sorted(classes.items()))
     return difference
 

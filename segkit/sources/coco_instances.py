@@ -169,7 +169,11 @@ class CocoInstances(CocoSource):
         mask_from = coco_fields.mask_source(annotation.mask_from)
         box, box_warning = _box(annotation, mask, width, height)
         area, area_warning = _area(annotation.area, mask, box, mask_from)
-        if area_warning == "area-mismatch" and self.boxes_only and _has_mask(annotation):
+        if (
+            area_warning == "area-mismatch"
+            and self.boxes_only
+            and _has_mask(annotation.segmentation)
+        ):
             area_warning = None  # the area is that of the mask
         score, score_warning = coco_fields.score(annotation.score)
         for code in (*warnings, box_warning, area_warning, score_warning):
@@ -247,8 +251,8 @@ def segmentation_text(raw: bytes) -> str | None:
     return _read_polygons(text)[1] if text.startswith(b"[") else text.decode()
 
 
-def _has_mask(annotation: Annotation) -> bool:
-    return not _EMPTY.fullmatch(bytes(annotation.segmentation).strip())
+def _has_mask(segmentation: msgspec.Raw) -> bool:
+    return not _EMPTY.fullmatch(bytes(segmentation).strip())
 
 
 @dataclass(frozen=True)
@@ -261,9 +265,9 @@ class _Mask:
 
 def _mask(raw: msgspec.Raw, width: int, height: int) -> _Mask | None:
     """The mask of a `segmentation`; None if there is none."""
-    text = bytes(raw).strip()
-    if _EMPTY.fullmatch(text):
+    if not _has_mask(raw):
         return None
+    text = bytes(raw).strip()
     polygons: str | None = None
     try:
         if text.startswith(b"["):

@@ -69,8 +69,7 @@ def open_cvat(
 ) -> CvatXml:
     """Open an annotations.xml as a source.
 
-    An image has the path `name`
-    under the folder of images or its subfolder `images`.
+    An image has the path `name` under the folder of images or its subfolder `images`.
 
     Args:
         annotations: the XML file.

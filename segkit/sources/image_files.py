@@ -160,7 +160,7 @@ class _PublishedFiles:
         return any(self._is_published(name[: part.end()]) for part in _VERSION.finditer(name))
 
     def _find_manifest(self, name: str) -> bool:
-        """Whether a folder under the folder is a version, or `predict` wrote it beside some."""
+        """Whether the folder of a relative path is a version, or `predict` wrote it beside some."""
         version = PurePosixPath(name)
         if version.parent.name in ("overlays", "native"):
             predictions = self.folder / version.parent.with_name("predictions")

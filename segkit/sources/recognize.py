@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from segkit.errors import InputError
 from segkit.sources import json_stream
+from segkit.sources.drawn_source import classes_of
 from segkit.sources.file_format import file_format, reject_archive
 from segkit.sources.image_files import find_image, visible_files
 from segkit.sources.labels_file import read_labels
@@ -22,9 +23,9 @@ _HINT = (
     "give data.yaml, an XML or JSON file, or the folder of a data set; "
     "`segkit convert --help` lists the sources"
 )
-_Opener = Callable[[Path | None], Source]
-"""Opens a source with a list of classes, or without; other sources than of labeling tools have
-none."""
+_LISTED = ("cvat", "labelstudio")
+"""Formats of one file whose commands take a list of classes."""
+_Opener = Callable[[], Source]
 
 
 @dataclass(frozen=True)
@@ -78,18 +79,20 @@ def _file(path: Path, split: str | None) -> Recognition:
     if known.command == "labelme":
         return _labelme(path.parent)
     words, open_source = _file_source(known.command, path)
-    source, options = _numbered(open_source, path.parent)
+    source, options = open_source(), tuple[str, ...]()
+    if known.command in _LISTED:
+        source, options = _numbered(source, path.parent)
     source = _with_images(source, path, words)
     return Recognition((*words, str(path), "--images", str(source.images), *options), source)
 
 
-def _numbered(open_source: _Opener, folder: Path) -> tuple[Source, tuple[str, ...]]:
-    """A source, and the option by which its classes have the ids that segkit exported.
+def _numbered(source: Source, folder: Path) -> tuple[Source, tuple[str, ...]]:
+    """The source whose classes have the ids that segkit exported, and the option for that.
 
     The `labels.txt` of an export gives index and name of each class. It is passed over where it
     lacks a class of the source: a person has added one.
     """
-    source, file = open_source(None), folder / "labels.txt"
+    file = folder / "labels.txt"
     if not file.is_file():
         return source, ()
     try:
@@ -99,7 +102,8 @@ def _numbered(open_source: _Opener, folder: Path) -> tuple[Source, tuple[str, ..
     listed = {category.name for category in labels.categories}
     if not labels.has_indices or not listed.issuperset(source.taxonomy.names):
         return source, ()
-    return open_source(file), ("--labels", str(file))
+    taxonomy = classes_of(set(), file, file=file, name=source.name)
+    return cast(Source, replace(cast(Any, source), taxonomy=taxonomy)), ("--labels", str(file))
 
 
 def _file_source(command: str, path: Path) -> tuple[tuple[str, ...], _Opener]:
@@ -113,17 +117,16 @@ def _file_source(command: str, path: Path) -> tuple[tuple[str, ...], _Opener]:
 
     folder = path.parent
     if command == "cvat":
-        return ("cvat", "--annotations"), lambda labels: open_cvat(path, folder, labels=labels)
+        return ("cvat", "--annotations"), lambda: open_cvat(path, folder)
     if command == "labelstudio":
-        words = ("labelstudio", "--annotations")
-        return words, lambda labels: open_label_studio(path, folder, labels=labels)
+        return ("labelstudio", "--annotations"), lambda: open_label_studio(path, folder)
     if command == "visual-genome":
-        return ("visual-genome", "--annotations"), lambda _: open_visual_genome(path, folder)
+        return ("visual-genome", "--annotations"), lambda: open_visual_genome(path, folder)
     if path.name.startswith("zhiyuan_objv2"):
-        return ("objects365", "--annotations"), lambda _: open_objects365(path, folder)
+        return ("objects365", "--annotations"), lambda: open_objects365(path, folder)
     if _is_panoptic(path):
-        return ("coco", "--panoptic"), lambda _: open_coco_panoptic(path, folder)
-    return ("coco", "--instances"), lambda _: open_coco_instances(path, folder)
+        return ("coco", "--panoptic"), lambda: open_coco_panoptic(path, folder)
+    return ("coco", "--instances"), lambda: open_coco_instances(path, folder)
 
 
 def _is_panoptic(path: Path) -> bool:
@@ -246,15 +249,12 @@ def _yolo(path: Path, split: str | None) -> Recognition:
 def _labelme(path: Path) -> Recognition:
     from segkit.sources.labelme_json import open_labelme
 
-    source, options = _numbered(lambda labels: open_labelme(path, labels=labels), path)
+    source, options = _numbered(open_labelme(path), path)
     return Recognition(("labelme", "--annotations", str(path), *options), source)
 
 
 def _voc_boxes(
-    annotations: Path,
-    images: Path,
-    root: Path | None = None,
-    split: str | None = None,
+    annotations: Path, images: Path, root: Path | None = None, split: str | None = None
 ) -> Recognition:
     from segkit.sources.voc_boxes import open_voc_boxes
 
@@ -264,9 +264,6 @@ def _voc_boxes(
     if root is not None and split is not None:
         listed = root / "ImageSets" / "Main" / f"{split}.txt"
         words += ("--list", str(listed))
-
-    def open_source(labels: Path | None) -> Source:
-        return open_voc_boxes(annotations, images, labels=labels, listed=listed)
-
-    source, options = _numbered(open_source, root or annotations)
-    return Recognition((*words, *options), source)
+    source = open_voc_boxes(annotations, images, listed=listed)
+    numbered, options = _numbered(source, root or annotations)
+    return Recognition((*words, *options), numbered)

@@ -49,7 +49,7 @@ def open_vocabulary(name: str, kinds_of: Taxonomy | None = None) -> Taxonomy:
 
 def _is_json(text: str) -> bool:
     """Whether a text is a JSON object rather than names, of which the first may begin with `{`."""
-    return text.lstrip().startswith("{") and ('"categories"' in text)
+    return text.lstrip().startswith("{") and '"categories"' in text
 
 
 def set_named(name: str) -> ShardSet | None:

@@ -102,9 +102,7 @@ def check_training(
         weights_file(str(inputs.recipe.model.backbone_weights))
     if int(os.environ.get("RANK", "0")) == 0:  # the first process may be writing there already
         require_unlocked(out)
-        left = None
-        if resume:
-            left = interrupted_training(out)
+        left = interrupted_training(out) if resume else None
         if left is not None:
             check_resumable(left, _early_fingerprint(inputs, left), out)
         elif not restart:
@@ -308,12 +306,12 @@ def require_no_interrupted_run(out: Path) -> None:
             continue  # what a killed import or calibration left is made anew by the same command
         is_run = (partial / MANIFEST).is_file() and not is_pruned(partial, newest)
         if is_run or any(partial.glob(f"{CHECKPOINTS}/step-*")):
-            message, hint = "holds an interrupted run", "--restart to delete its checkpoints"
+            message = "holds an interrupted run"
+            hint = "give --resume to continue it, or --restart to delete its checkpoints"
             if interrupted_training(out) is None:  # damaged, or its number is no longer the next
-                raise InputError(
-                    f"{message}, which cannot be resumed", file=out, hint=f"give {hint}"
-                )
-            raise InputError(message, file=out, hint=f"give --resume to continue it, or {hint}")
+                message += ", which cannot be resumed"
+                hint = "give --restart to delete its checkpoints"
+            raise InputError(message, file=out, hint=hint)
 
 
 def check_resumable(interrupted: dict[str, Any], fingerprint: dict[str, Any], out: Path) -> None:
@@ -336,7 +334,8 @@ def check_resumable(interrupted: dict[str, Any], fingerprint: dict[str, Any], ou
     if part == "recipe":
         keys = sorted(differences(before["recipe"], now["recipe"]))
         message += f" ({', '.join(keys)})"
-        if file := next(out.glob(f".v*.partial/{RECIPE}"), None):
+        files = (partial / RECIPE for partial in unfinished(out))
+        if file := next(filter(Path.is_file, files), None):
             hint = f"give the same, such as --recipe {quote(str(file))}"
         if keys == ["model.init_from"]:  # a run that has another version since
             hint = f"give --init-from {before['recipe']['model']['init_from']}"
@@ -369,20 +368,20 @@ def _comparable(fingerprint: dict[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def _early_fingerprint(inputs: TrainingInputs, left: dict[str, Any] | None) -> dict[str, Any]:
+def _early_fingerprint(inputs: TrainingInputs, left: dict[str, Any]) -> dict[str, Any]:
     """The part of `TrainingSetup.fingerprint` that is known early; the rest as it was left."""
     recipe = inputs.recipe.model_dump(mode="json")
-    model = {} if left is None else left.get("recipe", {}).get("model", {})
+    model = left.get("recipe", {}).get("model", {})
     recipe["model"] |= {key: model[key] for key in RESOLVED_KEYS if key in model}
     data = {name: [shards.manifest.digest, weight] for name, shards, weight in inputs.datasets}
     text = text_fingerprint(inputs.recipe)
-    if text["encoder"] is None and left is not None:
+    if text["encoder"] is None:
         text["encoder"] = left.get("text", {}).get("encoder")
     return {
         "command": "train",
         "recipe": recipe,
         "data": data,
-        "order": (left or {}).get("order", []),  # which the training restores
+        "order": left.get("order", []),  # which the training restores
         "text": text,
         "processes": torchrun_ranks(),
     }

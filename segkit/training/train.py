@@ -11,12 +11,11 @@ from segkit.errors import InputError, Notice
 from segkit.file_names import path_text
 from segkit.runs.run_manifest import (
     CHECKPOINTS,
-    TAXONOMIES,
     interrupted_training,
     is_complete,
     read_taxonomies,
 )
-from segkit.shards.publish import Staging, staging
+from segkit.shards.publish import Staging, staging, unfinished
 from segkit.storage import StrPath, is_remote, location
 from segkit.training import checkpoint
 from segkit.training.builders import build_mix, build_trainer
@@ -95,9 +94,9 @@ def _interrupted_order(out: Path) -> list[str]:
     left = interrupted_training(out) or {}
     if "order" in left:
         return list(map(str, left["order"]))
-    for file in out.glob(f".v*.partial/{TAXONOMIES}") if left else ():  # of an earlier segkit
-        with suppress(InputError):  # cut by a kill
-            return list(read_taxonomies(file.parent))
+    for partial in unfinished(out) if left else ():  # of an earlier segkit
+        with suppress(InputError):  # missing, or cut by a kill
+            return list(read_taxonomies(partial))
     return []
 
 

@@ -66,13 +66,14 @@ def write_bank(
     check_number(no_object, "no_object", 0)
     arguments = {**run.as_arguments(), "data": str(data.path), "no_object": no_object}
     fingerprint = {"command": "zeroshot bank"}
-    inputs = [run.manifest.digest, data.manifest.digest]
+    parents = (run.as_parent(out), data.as_parent(out))
+    inputs = [parent.digest for parent in parents]
     with staging(out, fingerprint, inputs=inputs, resume=False, content="bank") as stage:
         bank = BankCollector(run, data, record, no_object).collect(on_image)
         return bank.write(
             stage,
             name=data.manifest.name,
-            parents=(run.as_parent(out), data.as_parent(out)),
+            parents=parents,
             arguments=arguments,
         )
 
