@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -97,6 +97,7 @@ def yolo(
         False, "--polygons", help="Write a polygon for each mask, as `yolo-seg` does."
     ),
     images: bool = _IMAGES,
+    min_score: float = _MIN_SCORE,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -106,7 +107,8 @@ def yolo(
 
     Example: segkit export yolo --data work/train --data work/val --out exported --images
     """
-    _export_yolo("yolo", data, out, polygons, images, as_json)
+    options = {"polygons": polygons, "min_score": min_score}
+    _export_yolo("yolo", data, out, images, as_json, **options)
 
 
 @app.command("yolo-seg")
@@ -114,6 +116,7 @@ def yolo_seg(
     data: list[str] = _SETS,
     out: Path = _OUT,
     images: bool = _IMAGES,
+    min_score: float = _MIN_SCORE,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -125,7 +128,8 @@ def yolo_seg(
 
     Example: segkit export yolo-seg --data work/coco-train --out exported --images
     """
-    _export_yolo("yolo-seg", data, out, True, images, as_json)
+    options = {"polygons": True, "min_score": min_score}
+    _export_yolo("yolo-seg", data, out, images, as_json, **options)
 
 
 @app.command()
@@ -133,6 +137,7 @@ def voc(
     data: str = _DATA,
     out: Path = _OUT,
     images: bool = _IMAGES,
+    min_score: float = _MIN_SCORE,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
@@ -144,7 +149,7 @@ def voc(
     """
     from segkit.export.voc_xml import export_voc
 
-    _export("voc", export_voc, data, out, images, as_json)
+    _export("voc", export_voc, data, out, images, as_json, min_score=min_score)
 
 
 @app.command()
@@ -243,7 +248,7 @@ def _export(
     out: Path,
     images: bool,
     as_json: bool,
-    **options: object,
+    **options: Any,
 ) -> None:
     """Write a set by a function of the library, with its options, and print the report."""
     from segkit.shards.reader import ShardSet
@@ -255,7 +260,7 @@ def _export(
 
 
 def _export_yolo(
-    format_name: str, data: list[str], out: Path, polygons: bool, images: bool, as_json: bool
+    format_name: str, data: list[str], out: Path, images: bool, as_json: bool, **options: Any
 ) -> None:
     """Write one or several sets, each given as SET or as SPLIT=SET."""
     from segkit.export.yolo import export_yolo
@@ -268,9 +273,7 @@ def _export_yolo(
         splits.append(split if is_split else None)
         sets.append(ShardSet.open(name if is_split else text))
     with _bar(sets, images) as advance:
-        report = export_yolo(
-            sets, out, polygons=polygons, images=images, splits=splits, on_image=advance
-        )
+        report = export_yolo(sets, out, images=images, splits=splits, on_image=advance, **options)
     _show(format_name, ", ".join(data), out, report, as_json)
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, SubElement
 
+from segkit.arguments import check_number
 from segkit.atomic import new_directory
 from segkit.export.destination import (
     ExportReport,
@@ -32,6 +33,7 @@ def export_voc(
     out: str | Path,
     *,
     images: bool = False,
+    min_score: float = 0.0,
     on_image: Callable[[], None] = lambda: None,
 ) -> ExportReport:
     """Write `Annotations/*.xml`, `ImageSets/Main/<split>.txt`, `labels.txt` and `taxonomy.json`.
@@ -43,12 +45,14 @@ def export_voc(
         data: a set of kind boxes, instance or panoptic.
         out: directory to create.
         images: also write the image files, under `JPEGImages/`.
+        min_score: segments with a lower score, in 0-1, are left out and counted.
         on_image: called for each image, and for each image file that is written.
 
     Raises:
-        InputError: the set is of another kind, `out` is not empty, or a name has a character that
-            XML does not allow.
+        InputError: the set is of another kind, `out` is not empty, `min_score` is outside 0-1, or
+            a name has a character that XML does not allow.
     """
+    check_number(min_score, "min_score", 0, 1)
     kinds = ("boxes", "instance", "panoptic")
     require_kind(data, kinds, "Pascal VOC", "its regions are not objects")
     names = xml_class_names(data)
@@ -65,7 +69,10 @@ def export_voc(
     with new_directory(out) as folder:
         (folder / "Annotations").mkdir()
         stems = []
-        for sample in counted_samples(data, report, check_masks=False, on_image=on_image):
+        samples = counted_samples(
+            data, report, check_masks=False, min_score=min_score, on_image=on_image
+        )
+        for sample in samples:
             check_xml_file_name(sample, data)
             sample = replace(sample, file_name=file_names[sample])
             name = PurePosixPath(sample.file_name)

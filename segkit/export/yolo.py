@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from segkit.arguments import check_number
 from segkit.atomic import new_directory
 from segkit.errors import InputError
 from segkit.export.destination import (
@@ -40,6 +41,7 @@ def export_yolo(
     *,
     polygons: bool = False,
     images: bool = False,
+    min_score: float = 0.0,
     splits: Sequence[str | None] = (),
     on_image: Callable[[], None] = lambda: None,
 ) -> ExportReport:
@@ -56,13 +58,15 @@ def export_yolo(
         polygons: write a polygon for each mask, instead of boxes; for sets of kind instance or
             panoptic.
         images: also write the image files, under `images/<split>/`.
+        min_score: segments with a lower score, in 0-1, are left out and counted.
         splits: train, val or test for each set; None takes the split of its manifest.
         on_image: called for each image, and for each image file that is written.
 
     Raises:
         InputError: a set is of another kind, taxonomies differ, it is not known which split a set
-            is, or `out` is not empty.
+            is, `out` is not empty, or `min_score` is outside 0-1.
     """
+    check_number(min_score, "min_score", 0, 1)
     kinds: tuple[SetKind, ...] = ("instance", "panoptic", *(() if polygons else ("boxes",)))
     reason = "it has no masks of objects" if polygons else "its regions are not objects"
     for data in sets:
@@ -88,7 +92,7 @@ def export_yolo(
         for data, names, (_, folder) in zip(sets, file_names, placed, strict=True):
             (root / "labels" / folder).mkdir(parents=True)
             report.files.append(f"labels/{folder}/")
-            for sample in counted_samples(data, report, on_image=on_image):
+            for sample in counted_samples(data, report, min_score=min_score, on_image=on_image):
                 lines = (
                     _line(segment, sample, yolo_classes, report, polygons)
                     for segment in sample.segments

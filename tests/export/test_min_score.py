@@ -16,6 +16,8 @@ from segkit.export.coco import export_instances
 from segkit.export.cvat_dump import export_cvat
 from segkit.export.label_studio_tasks import export_label_studio
 from segkit.export.labelme_files import export_labelme
+from segkit.export.voc_xml import export_voc
+from segkit.export.yolo import export_yolo
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
@@ -23,12 +25,20 @@ from tests.sources.builders import coco_instances
 
 from .test_round_trips import run
 
+
+def _yolo(*, polygons: bool) -> Callable[..., Any]:
+    return lambda data, out, **options: export_yolo([data], out, polygons=polygons, **options)
+
+
 SCORES = (0.0, 0.05, 0.29, 0.3, 0.9, None)
 EXPORTS: dict[str, Callable[..., Any]] = {
     "coco-instances": export_instances,
     "cvat": export_cvat,
     "labelme": export_labelme,
     "labelstudio": export_label_studio,
+    "voc": export_voc,
+    "yolo": _yolo(polygons=False),
+    "yolo-seg": _yolo(polygons=True),
 }
 
 
@@ -38,6 +48,10 @@ def written(name: str, out: Path) -> int:
         return (out / "annotations.xml").read_text().count("<mask ")
     if name == "labelme":
         return sum(len(json.loads(f.read_text())["shapes"]) for f in out.glob("*.json"))
+    if name == "voc":
+        return sum(f.read_text().count("<object>") for f in out.glob("Annotations/*.xml"))
+    if name.startswith("yolo"):
+        return sum(len(f.read_text().splitlines()) for f in out.glob("labels/*/*.txt"))
     if name == "labelstudio":
         tasks = json.loads((out / "tasks.json").read_text())
         return sum(len(task["predictions"][0]["result"]) for task in tasks)
