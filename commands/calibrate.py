@@ -57,8 +57,9 @@ def calibrate(
     from segkit.runs.open_run import check_inference, run_folder
     from segkit.runs.run_manifest import read_run_manifest
     from segkit.shards.lineage import training_digests
-    from segkit.shards.publish import check_staging, version_number
+    from segkit.shards.publish import check_staging
     from segkit.shards.reader import ShardSet
+    from segkit.shards.versions import version_number
     from segkit.workers.devices import check_device
 
     check_device(device)

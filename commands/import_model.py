@@ -54,7 +54,7 @@ def import_model(
     # Below what is refused at once: these take seconds to import.
     from segkit.runs.import_checkpoint import import_checkpoint
     from segkit.runs.open_run import load_run
-    from segkit.shards.publish import version_number
+    from segkit.shards.versions import version_number
 
     with status(f"importing {source}"):
         path = import_checkpoint(spec, out, TextConfig(encoder=encoder, templates=templates))

@@ -130,7 +130,7 @@ def train(
     from segkit import distributed
     from segkit.metrics.output import headline
     from segkit.runs.run_manifest import read_run_manifest
-    from segkit.shards.publish import version_number
+    from segkit.shards.versions import version_number
     from segkit.training.logging import evaluations
     from segkit.training.train import train as train_run
     from segkit.training.trainer import Callbacks
@@ -242,7 +242,7 @@ def parse_data(item: str) -> tuple[str, float]:
 
 
 def _is_set(text: str) -> bool:
-    from segkit.shards.publish import parse_spec, versions
+    from segkit.shards.versions import parse_spec, versions
 
     try:
         return bool(versions(parse_spec(text)[0]))

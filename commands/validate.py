@@ -34,8 +34,8 @@ def validate(
     from segkit.runs.check_run import check_run, interrupted_checkpoints
     from segkit.shards.check_manifest import is_protected
     from segkit.shards.manifest_file import read_content
-    from segkit.shards.publish import MANIFEST, parse_spec, resolve, version_number
     from segkit.shards.validate import validate as find_violations
+    from segkit.shards.versions import MANIFEST, parse_spec, resolve, version_number
     from segkit.zeroshot.bank import check_bank
 
     try:

@@ -43,8 +43,8 @@ from segkit.commands.common import table
 from segkit.demo.demo import SETTINGS
 from segkit.demo.layouts import NativeSets
 from segkit.runs.run_manifest import METRICS
-from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import resolve, versions
 
 SAMPLING_WEIGHTS = {"semantic": 1.0, "panoptic": 2.0, "boxes": 1.0}
 ROWS: tuple[tuple[str, ...], ...] = (

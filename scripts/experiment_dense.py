@@ -40,8 +40,8 @@ from segkit.runs.open_run import load_run
 from segkit.runs.run import Run
 from segkit.sample import Sample
 from segkit.shards.manifest import TASKS
-from segkit.shards.publish import resolve
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import resolve
 
 SAMPLING_WEIGHTS = {"coco": 2.0, "camvid": 1.0, "standin": 1.0}
 ARMS: dict[str, tuple[str, ...]] = {

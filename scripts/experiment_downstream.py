@@ -51,8 +51,8 @@ from segkit.metrics.box_prompt_iou import evaluate_box_prompts
 from segkit.metrics.evaluate import evaluate
 from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import manifest_of
-from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import resolve, versions
 
 SCENES = 500
 """New scenes with boxes, as many as the demo has."""

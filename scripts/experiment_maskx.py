@@ -53,8 +53,8 @@ from segkit.recipes.schema import DataConfig
 from segkit.runs.open_run import load_run
 from segkit.runs.run import Run
 from segkit.sample import Sample, Segment
-from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import resolve, versions
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.engine import ConvertOptions, convert
 

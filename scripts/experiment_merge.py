@@ -34,8 +34,8 @@ from segkit.inference.outputs import predict_samples
 from segkit.metrics.evaluate import evaluate
 from segkit.runs.open_run import load_run
 from segkit.shards.manifest import Task
-from segkit.shards.publish import resolve
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import resolve
 
 THRESHOLDS: Mapping[str, float] = {"default": 0.5, "arg-max": 0.0, "nothing merged": 1.0}
 """Values of `loss.merge_threshold`, by name."""

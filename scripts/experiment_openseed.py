@@ -48,8 +48,8 @@ from segkit.recipes.load import load_recipe
 from segkit.runs.open_run import load_run
 from segkit.sample import Sample, Segment
 from segkit.shards.header import Header
-from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import versions
 from segkit.shards.writer import write_layer
 from segkit.taxonomy import Taxonomy
 

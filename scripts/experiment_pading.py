@@ -49,8 +49,8 @@ from zero_shot_arms import (
 
 from segkit.commands.common import stderr, table
 from segkit.runs.open_run import load_run
-from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import resolve, versions
 from segkit.shards.zero_shot_split import ClassSplit, ZeroShotRecord, split_zero_shot
 from segkit.zeroshot.bank import FeatureBank
 from segkit.zeroshot.collect_bank import BankCollector

@@ -17,8 +17,8 @@ from segkit.errors import InputError, SegkitError
 from segkit.inference.run_teacher import RunTeacher
 from segkit.inference.teacher import Teacher
 from segkit.runs.open_run import load_run
-from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import resolve, versions
 from segkit.storage import file_sha256
 from segkit.training.train import train
 

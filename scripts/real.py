@@ -35,8 +35,8 @@ from segkit.metrics.box_prompt_iou import evaluate_box_prompts
 from segkit.metrics.evaluate import evaluate
 from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import read_run_manifest
-from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import resolve, versions
 from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import ConvertOptions, convert
 from segkit.sources.objects365 import open_objects365

@@ -34,6 +34,7 @@ FLOORS = (
             "progress",
             "atomic",
             "storage",
+            "file_states",
             "cache",
             "file_names",
             "hub",

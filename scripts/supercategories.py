@@ -13,9 +13,9 @@ from pathlib import Path
 
 from experiments import REAL_DATA, run_script
 
-from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.shards.relabel import relabel
+from segkit.shards.versions import versions
 from segkit.taxonomy import Category, Taxonomy
 
 PANOPTIC_SETS = ("coco-train", "coco-val")

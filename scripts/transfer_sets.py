@@ -17,8 +17,8 @@ from segkit.masks import rle
 from segkit.masks.boxes import pixels_of_box, tight_box
 from segkit.sample import ImageRef, Sample, Segment, is_object
 from segkit.shards.header import Header
-from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import versions
 from segkit.shards.writer import write_layer, write_set
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.engine import ConvertOptions, convert

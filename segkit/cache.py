@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from segkit.errors import InputError, SegkitError
+from segkit.errors import BusyError, InputError
 
 
 def cache_root() -> Path:
@@ -52,7 +52,7 @@ def try_lock(file: Path, place: object) -> IO[bytes]:
 
     Raises:
         InputError: the lock file is a link or a folder, or its folder cannot be written to.
-        SegkitError: another process holds the lock.
+        BusyError: another process holds the lock.
     """
     try:
         opened = _try_lock(file)
@@ -61,7 +61,7 @@ def try_lock(file: Path, place: object) -> IO[bytes]:
         raise InputError(message, file=place, hint="choose another directory") from error
     if opened is None:
         message = f"{place}: another process is writing here"
-        raise SegkitError(message, hint="wait until it ends")
+        raise BusyError(message, hint="wait until it ends")
     return opened
 
 

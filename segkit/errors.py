@@ -29,6 +29,10 @@ class SegkitError(Exception):
         self.message, self.hint = message, hint
 
 
+class BusyError(SegkitError):
+    """Another process is writing to the same place."""
+
+
 class InputError(SegkitError):
     """The user's input cannot be used (exit code 2): one line with file, record, message, hint."""
 

@@ -3,7 +3,7 @@
 Only `location` decides what a user's argument is. A plain path or a file:// URL becomes a
 `pathlib.Path`. Any other URL becomes a `upath.UPath`, which has pathlib's methods over fsspec; it
 is typed as a `Path`, so that one code serves both. This module adds what pathlib lacks: a range of
-bytes, Parquet, states of files.
+bytes, Parquet, listings.
 """
 
 import errno
@@ -12,7 +12,7 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -220,74 +220,7 @@ def parquet_file(path: Path, content: "pa.NativeFile | None" = None) -> "pq.Parq
     return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True)
 
 
-def size_lookup(root: Path) -> Callable[[str], int | None]:
-    """A function from a file's name under `root` to its bytes, or None if there is no such file.
-
-    A remote folder is listed once, since one request per file would take far longer.
-    """
-    if not is_remote(root):
-        return lambda name: _local_size(root / name)
-
-    @lru_cache(maxsize=64)
-    def sizes(folder: Path) -> dict[str, int]:
-        return {name: entry["size"] for name, entry in _list_folder(folder).items()}
-
-    def size(name: str) -> int | None:
-        try:
-            return sizes((root / name).parent).get(posixpath.basename(name))
-        except ValueError:  # a name that is impossible in a URL
-            return None
-
-    return size
-
-
-class FileStates:
-    """The states of files: texts that differ once a file was changed, replaced or moved.
-
-    They follow from the metadata (size, times, inode, or what a store lists), not from the bytes. A
-    local file is looked up at every call. A remote folder is listed once for each instance, which
-    is older than what is read later: if a file changes in between, its state differs as well.
-    """
-
-    def __init__(self) -> None:
-        self._listed = lru_cache(maxsize=8)(_list_states)
-        self._places = lru_cache(maxsize=64)(os.path.realpath)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (FileStates, ())
-
-    def __call__(self, path: Path) -> str | None:
-        """The state of a file; None if there is none."""
-        try:
-            if is_remote(path):
-                return self._listed(path.parent).get(path.name)
-            status = path.lstat()
-            if stat.S_ISLNK(status.st_mode):
-                return f"{path.readlink()} {self._describe(path.stat())}"
-            return self._describe(status)
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            return None
-        except OSError as error:
-            return f"error {error.errno}"
-
-    def place(self, folder: Path) -> str:
-        """The path of a folder without links."""
-        return str(folder) if is_remote(folder) else str(self._places(folder))
-
-    @staticmethod
-    def _describe(status: os.stat_result) -> str:
-        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-
-
-def _list_states(folder: Path) -> dict[str, str]:
-    """The states of the files of a remote folder."""
-    return {
-        name: hashlib.sha256(repr(sorted(entry.items())).encode()).hexdigest()[:16]
-        for name, entry in _list_folder(folder).items()
-    }
-
-
-def _list_folder(folder: Path) -> dict[str, dict[str, Any]]:
+def list_entries(folder: Path) -> dict[str, dict[str, Any]]:
     """The metadata of each file in a remote folder; empty if the folder may not be listed.
 
     Raises:
@@ -297,7 +230,7 @@ def _list_folder(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _list(folder: Path) -> dict[str, dict[str, Any]]:
-    """The metadata of all entries of a remote folder; errors of `_list_folder`."""
+    """The metadata of all entries of a remote folder; errors of `list_entries`."""
     try:
         with _store_errors(folder):
             entries = _store(folder).ls(_remote(folder).path, detail=True)
@@ -357,13 +290,6 @@ def delete(path: Path) -> None:
     """Remove a remote file if it exists; SegkitError if the store failed."""
     with suppress(FileNotFoundError), _store_errors(path):
         _store(path).rm_file(_remote(path).path)
-
-
-def _local_size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except (OSError, ValueError):
-        return None
 
 
 def _remote(path: Path) -> "UPath":

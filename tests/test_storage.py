@@ -159,18 +159,3 @@ def test_a_store_that_refuses_a_request_is_not_an_empty_file(s3, monkeypatch):
     for read in (storage.read_bytes, lambda path: storage.read_range(path, 0, 3)):
         with pytest.raises(SegkitError, match=r"the store failed.*token is malformed"):
             read(s3 / "x")
-
-
-def test_sizes_of_files(store, tmp_path):
-    storage.create(store / "in" / "x", b"12345")
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "x").write_bytes(b"12345")
-    for root in (store, tmp_path):
-        size = storage.size_lookup(root)
-        assert [size(name) for name in ("in/x", "in/y", "out/x", "x", "memory://z/x")] == [
-            5,
-            None,
-            None,
-            None,
-            None,
-        ]

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from segkit.errors import InputError
+from segkit.file_states import FileStates
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.inference.streams import THREADS, prefetch
 from segkit.sample import Sample
 from segkit.sources.image_files import read_picture, visible_files
 from segkit.sources.ledger import Defect, ImageError, Tally
-from segkit.storage import FileStates
 
 
 def image_files(place: Path) -> tuple[Path, Sequence[Path], Counter[str]]:

@@ -22,8 +22,8 @@ from segkit.metrics.prediction_ids import (
 )
 from segkit.sample import Sample
 from segkit.shards.manifest import Task
-from segkit.shards.publish import MANIFEST, versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import MANIFEST, versions
 from segkit.storage import list_names, location
 from segkit.taxonomy import Taxonomy
 

@@ -8,8 +8,9 @@ from segkit.runs.calibration import Calibration
 from segkit.runs.run import Run, check_readable
 from segkit.runs.run_manifest import CALIBRATION, CONTENT, RunManifest, file_digests
 from segkit.shards.manifest_file import manifest_text
-from segkit.shards.publish import MANIFEST, staging
+from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import MANIFEST
 from segkit.storage import file_sha256
 
 

@@ -23,7 +23,7 @@ from segkit.runs.run_manifest import (
 )
 from segkit.shards.check_manifest import check_digest, check_parents
 from segkit.shards.consistency import Violation
-from segkit.shards.publish import MANIFEST
+from segkit.shards.versions import MANIFEST
 from segkit.taxonomy import Taxonomy
 from segkit.tensor_file import read_tensors, read_tensors_and_metadata
 from segkit.text.encoding import Encoding

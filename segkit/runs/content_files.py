@@ -22,7 +22,7 @@ from segkit.runs.run_manifest import (
 )
 from segkit.shards.manifest import Parent
 from segkit.shards.manifest_file import manifest_text
-from segkit.shards.publish import MANIFEST
+from segkit.shards.versions import MANIFEST
 from segkit.taxonomy import Taxonomy
 from segkit.tensor_file import write_tensors
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segkit import parse
 from segkit.cache import cache_root
-from segkit.errors import InputError, Notice, SegkitError
+from segkit.errors import BusyError, InputError, Notice
 from segkit.hub import CONFIG, PROCESSOR, WEIGHTS, fetch_model, model_name
 from segkit.model.dataseg import DataSeg
 from segkit.model.hf import load_checkpoint, read_class_head, read_config
@@ -30,7 +30,8 @@ from segkit.runs.run_manifest import (
     manifest_of,
     refuse_damage,
 )
-from segkit.shards.publish import staging, versions
+from segkit.shards.publish import staging
+from segkit.shards.versions import versions
 from segkit.storage import file_sha256
 from segkit.taxonomy import Taxonomy
 from segkit.text.embeddings import EmbeddingStore
@@ -79,9 +80,8 @@ def cached_run(source: str) -> Path:
     while not (published := versions(place)):
         try:
             return _import(checkpoint, place, TextConfig())
-        except SegkitError as error:
-            busy = not isinstance(error, InputError) and "another process" in str(error)
-            if not busy or time.monotonic() - started > _WAIT:
+        except BusyError:
+            if time.monotonic() - started > _WAIT:
                 raise
             time.sleep(0.5)
     return published[max(published)]

@@ -15,7 +15,7 @@ from segkit.hub import HF_PREFIX, fetch_model, is_hugging_face, model_name, requ
 from segkit.recipes.schema import ModelConfig, Recipe
 from segkit.runs.run_manifest import VOCABULARY, read_run_manifest
 from segkit.shards.manifest import Parent
-from segkit.shards.publish import resolve
+from segkit.shards.versions import resolve
 from segkit.storage import local_path
 from segkit.tensor_file import read_metadata
 from segkit.text.encoding import Encoding

@@ -15,7 +15,7 @@ from segkit.hub import check_model_type, check_source, fetch_model, is_hugging_f
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import INFERENCE_KEYS, InferenceConfig, Recipe, Strategy
 from segkit.runs.run_manifest import RECIPE, RunManifest, read_run_manifest, read_taxonomies
-from segkit.shards.publish import resolve
+from segkit.shards.versions import resolve
 from segkit.storage import StrPath, local_path
 from segkit.taxonomy import Taxonomy
 

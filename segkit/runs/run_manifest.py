@@ -13,7 +13,8 @@ from segkit.file_names import is_unsafe
 from segkit.shards.consistency import Violation
 from segkit.shards.manifest import Parent, Strict
 from segkit.shards.manifest_file import read_typed
-from segkit.shards.publish import MANIFEST, interrupted, resolve
+from segkit.shards.publish import interrupted
+from segkit.shards.versions import MANIFEST, resolve
 from segkit.storage import file_sha256, location, reason
 from segkit.taxonomy import Taxonomy
 

@@ -3,7 +3,8 @@
 manifest.py        the manifest of a version
 manifest_file.py   the file of a manifest, with the digest of its content
 header.py          the part of a manifest that a command gives
-publish.py         find and publish versions: staging, locks, atomic rename
+versions.py        find the published versions of a directory
+publish.py         publish a version: staging, locks, atomic rename
 unfinished.py      records of unfinished versions: fingerprint, inputs, whether precious
 leftovers.py       delete what only an unfinished version needed
 upload.py          publish to an object store

@@ -10,8 +10,8 @@ from segkit.shards.consistency import Violation
 from segkit.shards.locations import parent_path
 from segkit.shards.manifest import Count, Ledger, Manifest, Parent, Statistics
 from segkit.shards.manifest_file import DIGEST, is_intact, read_content
-from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet, read_manifest
+from segkit.shards.versions import MANIFEST
 
 _JOINED = "joined"
 """Ledger code of kept annotations that `relabel` joins into one segment."""

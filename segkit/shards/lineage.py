@@ -9,8 +9,8 @@ from segkit import parse
 from segkit.errors import InputError, SegkitError
 from segkit.shards.locations import parent_path
 from segkit.shards.manifest_file import read_content, verify_content
-from segkit.shards.publish import MANIFEST, resolve, version_number
 from segkit.shards.reader import ShardSet, read_manifest
+from segkit.shards.versions import MANIFEST, resolve, version_number
 from segkit.taxonomy import Taxonomy
 
 MAX_GENERATIONS = 100

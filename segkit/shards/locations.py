@@ -21,8 +21,8 @@ from segkit.cache import cache_root
 from segkit.errors import InputError
 from segkit.file_names import UnsafeNameError, resolve_inside
 from segkit.shards.manifest import Manifest
-from segkit.shards.publish import MANIFEST
 from segkit.shards.relative_names import join
+from segkit.shards.versions import MANIFEST
 
 IMAGES_ROOT = "SEGKIT_IMAGES_ROOT"
 """Environment variable of further folders whose images may be read, separated as in PATH."""

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from segkit.errors import SegkitError
-from segkit.shards.publish import version_number
 from segkit.shards.relative_names import relocate
+from segkit.shards.versions import version_number
 from segkit.storage import StrPath, location
 
 SCHEMA_VERSION = "1"

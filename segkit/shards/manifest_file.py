@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from segkit import parse
 from segkit.errors import InputError
-from segkit.shards.publish import MANIFEST
+from segkit.shards.versions import MANIFEST
 
 DIGEST = "manifest_digest"
 """Key of the digest in the file."""

@@ -11,13 +11,9 @@ from segkit import parse
 from segkit.arguments import check_number
 from segkit.errors import InputError, SegkitError
 from segkit.shards.locations import locate, resolved
-from segkit.shards.publish import (
-    MANIFEST,
-    exclusive,
-    remove_partial,
-    versions,
-)
+from segkit.shards.publish import exclusive, remove_partial
 from segkit.shards.unfinished import is_partial, read_texts, texts
+from segkit.shards.versions import MANIFEST, versions
 
 SELF_TRAINING = "selftrain.json"
 """The record of a self-training in its folder: inputs and rounds, from which it resumes."""

@@ -25,8 +25,8 @@ from segkit.shards.labeled_image import LabeledImage
 from segkit.shards.locations import Locations, labels_only
 from segkit.shards.manifest import Manifest, Parent, Part
 from segkit.shards.manifest_file import read_typed
-from segkit.shards.publish import MANIFEST, resolve, version_number
 from segkit.shards.read_ahead import ReadAhead
+from segkit.shards.versions import MANIFEST, resolve, version_number
 from segkit.taxonomy import Taxonomy
 
 _COPY_HINT = "copy the set again from where it is intact, or convert again"

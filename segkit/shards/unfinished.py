@@ -14,6 +14,7 @@ from typing import Any
 from segkit import parse
 from segkit.atomic import replace_bytes
 from segkit.errors import InputError
+from segkit.shards.versions import version_number
 
 FINGERPRINT, WRITER = "fingerprint.json", "writer.json"
 _PARTIAL = re.compile(r"\.v[1-9]\d*\.partial")
@@ -31,7 +32,7 @@ def partials(directory: Path) -> list[Path]:
 
 def is_pruned(partial: Path, newest: int) -> bool:
     """Whether a killed `segkit prune` left it: a version that is older than the newest one."""
-    return not (partial / FINGERPRINT).exists() and int(partial.name[2:].split(".")[0]) < newest
+    return not (partial / FINGERPRINT).exists() and version_number(partial) < newest
 
 
 def read_fingerprint(partial: Path) -> dict[str, Any] | None:

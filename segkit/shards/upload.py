@@ -16,7 +16,8 @@ from typing import Any
 from segkit import parse, storage
 from segkit.atomic import replace_bytes
 from segkit.errors import InputError, SegkitError
-from segkit.storage import FileStates
+from segkit.file_states import FileStates
+from segkit.shards.versions import MANIFEST
 
 CLAIM = "upload.json"
 _MAX_TRIES = 20
@@ -27,7 +28,6 @@ def upload(
     destination: Path,
     *,
     first: int,
-    manifest: str,
     files: Collection[Path],
     resumable: bool,
 ) -> Path:
@@ -37,8 +37,7 @@ def upload(
         folder: the finished version.
         destination: directory of the versions.
         first: the number to try first.
-        manifest: name of the file that makes the version visible.
-        files: the other files of the version.
+        files: the files of the version, except for its manifest.
         resumable: whether the same command uses what was uploaded; otherwise it starts anew.
 
     Returns:
@@ -47,17 +46,17 @@ def upload(
     Raises:
         SegkitError: the store refused something or failed.
     """
-    last = (folder / manifest).read_bytes()
+    last = (folder / MANIFEST).read_bytes()
     try:
-        version = _claim(folder, destination, first, manifest)
-        if _read_optional(version / manifest) != last:
+        version = _claim(folder, destination, first)
+        if _read_optional(version / MANIFEST) != last:
             uploaded = _keep_unchanged(folder, files, version)
             for path in sorted(files):
                 name = path.relative_to(folder).as_posix()
                 # no other process writes here, and an object is never there in part
                 if name not in uploaded:
                     storage.put(path, version / name)
-            _create(version / manifest, last)
+            _create(version / MANIFEST, last)
         storage.delete(version / CLAIM)
     except SegkitError:
         raise
@@ -68,14 +67,14 @@ def upload(
     return version
 
 
-def abandon(folder: Path, destination: Path, manifest: str) -> None:
+def abandon(folder: Path, destination: Path) -> None:
     """Remove the files of a killed upload from the store, before its local folder is deleted."""
     claim = _read_claim(folder)
     if claim is None:
         return
     version = destination / f"v{claim['version']}"
     uploaded = storage.list_files(version)
-    if manifest not in uploaded and CLAIM in uploaded and _owner(version) == claim["token"]:
+    if MANIFEST not in uploaded and CLAIM in uploaded and _owner(version) == claim["token"]:
         # the claim last: it guards the other files
         for name in sorted(uploaded, key=lambda name: name == CLAIM):
             storage.delete(version / name)
@@ -99,12 +98,12 @@ def _keep_unchanged(folder: Path, files: Collection[Path], version: Path) -> set
     return kept
 
 
-def _claim(folder: Path, destination: Path, first: int, manifest: str) -> Path:
+def _claim(folder: Path, destination: Path, first: int) -> Path:
     """The version directory that belongs to the upload of this folder."""
     if claim := _read_claim(folder):
         version = destination / f"v{claim['version']}"
-        published = _read_optional(version / manifest)
-        if published == (folder / manifest).read_bytes():
+        published = _read_optional(version / MANIFEST)
+        if published == (folder / MANIFEST).read_bytes():
             return version
         if _owner(version) == claim["token"]:
             if published is None:

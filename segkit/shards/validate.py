@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from segkit import storage
 from segkit.errors import InputError, SegkitError, first_line
+from segkit.file_states import size_lookup
 from segkit.images.decode import image_size
 from segkit.sample import Sample
 from segkit.shards import arrow
@@ -17,10 +18,10 @@ from segkit.shards.consistency import Violation, check_sample
 from segkit.shards.header import build_statistics
 from segkit.shards.label_files import DAMAGE_HINT, has_schema, read_group
 from segkit.shards.manifest import Part
-from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet, read_manifest
 from segkit.shards.shard import count_samples
 from segkit.shards.sidecar import ShardCounts
+from segkit.shards.versions import MANIFEST
 from segkit.storage import file_sha256
 
 
@@ -107,7 +108,7 @@ def _check_files(data: ShardSet) -> Iterator[Violation]:
             yield Violation("missing-file", name, str(error))
             continue
         yield from _check_file(path, name, digest)
-    file_size = storage.size_lookup(data.path)
+    file_size = size_lookup(data.path)
     for part in data.manifest.parts:
         size = file_size(part.images) if part.images else 0
         if size not in (None, part.images_bytes):

@@ -19,11 +19,12 @@ from segkit.shards.header import Header, build_manifest
 from segkit.shards.locations import image_names, remember_folders
 from segkit.shards.manifest import Ledger, Manifest
 from segkit.shards.manifest_file import manifest_text
-from segkit.shards.publish import MANIFEST, Staging, staging, versions
+from segkit.shards.publish import Staging, staging
 from segkit.shards.reader import ShardSet, read_manifest
 from segkit.shards.relative_names import relocate
 from segkit.shards.shard import write_shard
 from segkit.shards.sidecar import read_shard
+from segkit.shards.versions import MANIFEST, versions
 from segkit.storage import file_sha256
 
 SHARD_BYTES = 96 * 2**20

@@ -15,6 +15,7 @@ from typing import Any
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
 from segkit.extras import require_extra
+from segkit.file_states import FileStates
 from segkit.sample import ImageRef, Sample
 from segkit.shards import shard as shards
 from segkit.shards.header import Header
@@ -40,7 +41,7 @@ from segkit.sources.quarantine import (
 from segkit.sources.record_images import exif_hint, read_record_image, stored_name
 from segkit.sources.resume import DISCARDED, ShardOutcome, finished_shard, resume_note
 from segkit.sources.source import Record, Source
-from segkit.storage import FileStates, StrPath, location
+from segkit.storage import StrPath, location
 from segkit.taxonomy import Taxonomy
 from segkit.workers.process_pool import as_completed, available_cores, process_pool
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segkit import storage
 from segkit.file_names import is_unsafe
+from segkit.file_states import size_lookup
 from segkit.sources.external_sort import SpillFile
 from segkit.sources.source import ImageName, Record, Source
 
@@ -113,7 +113,7 @@ def _conflicts(images: Iterable[ImageName], folder: Path) -> dict[tuple[str, tup
     repeated = _repeated_names(_spilled(images, names))
     if not repeated:
         return {}
-    size, claims = storage.size_lookup(folder), FileClaims()
+    size, claims = size_lookup(folder), FileClaims()
     fallbacks: list[tuple[ImageName, str]] = []
     for image in _read_back(names):
         if image.candidates != (image.name,) and not repeated.isdisjoint(_last_parts(image)):

@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from segkit import file_names, parse, storage
 from segkit.errors import InputError
 from segkit.file_names import UnsafeNameError, require_utf8
+from segkit.file_states import size_lookup
 from segkit.images.check import check_image
-from segkit.shards.publish import MANIFEST, versions
+from segkit.shards.versions import MANIFEST, versions
 from segkit.sources.ledger import ImageError
 from segkit.sources.provenance import note_file, note_missing
 
@@ -73,7 +74,7 @@ def find_image(root: Path, candidates: tuple[str, ...], *, record: str) -> Path:
 
 def image_sizer(root: Path) -> Callable[[tuple[str, ...]], int]:
     """Return a function from candidates to the bytes of the first one that exists, or 0."""
-    size = storage.size_lookup(root)
+    size = size_lookup(root)
 
     def image_bytes(candidates: tuple[str, ...]) -> int:
         sizes = (size(name) for name in candidates)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from segkit import storage
-from segkit.storage import FileStates
+from segkit.file_states import FileStates
 
 OTHER_SETTINGS = "other settings"
 OTHER_RECORDS = "other images or annotations"

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from segkit.file_states import FileStates
 from segkit.shards.sidecar import DamagedShardError, read_shard
 from segkit.sources.ledger import Tally
 from segkit.sources.provenance import Provenance
-from segkit.storage import FileStates
 
 DISCARDED = (
     "the finished shards of an interrupted run were made anew: "

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from segkit import parse
 from segkit.errors import InputError
-from segkit.shards.publish import MANIFEST, parse_spec, versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import MANIFEST, parse_spec, versions
 from segkit.sources.labels_file import LabelList, read_labels
 from segkit.storage import is_remote
 from segkit.taxonomy import Taxonomy, known_taxonomies, load_taxonomy, normalize

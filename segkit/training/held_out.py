@@ -12,9 +12,9 @@ from typing import Any
 from segkit.errors import InputError, short
 from segkit.inference.calibration_set import has_objects
 from segkit.shards.leakage import image_digests
-from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.shards.split import rank_ids, split
+from segkit.shards.versions import versions
 
 TRAIN_PART, HELD_OUT_PART = "train", "held-out"
 Parts = Mapping[str, str]

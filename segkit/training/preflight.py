@@ -44,9 +44,10 @@ from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import RESOLVED_KEYS, resolve_init_from
 from segkit.runs.run_manifest import CHECKPOINTS, RECIPE, interrupted_training
 from segkit.shards.manifest import TASKS
-from segkit.shards.publish import MANIFEST, require_unlocked, unfinished, versions
+from segkit.shards.publish import require_unlocked, unfinished
 from segkit.shards.reader import ShardSet
 from segkit.shards.unfinished import is_pruned, read_fingerprint
+from segkit.shards.versions import MANIFEST, versions
 from segkit.shards.zero_shot_split import ZeroShotRecord
 from segkit.taxonomy import normalize
 from segkit.text.embeddings import EmbeddingStore

@@ -23,8 +23,8 @@ from segkit.runs.open_run import load_run, read_run_files
 from segkit.runs.run import Run
 from segkit.runs.run_manifest import read_run_manifest
 from segkit.sample import needs_mask
-from segkit.shards.publish import resolve, versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import resolve, versions
 from segkit.stopping import StoppedError
 from segkit.storage import StrPath, local_path
 from segkit.training.held_out import hold_out

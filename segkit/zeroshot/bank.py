@@ -22,7 +22,8 @@ from segkit.shards.consistency import Violation
 from segkit.shards.locations import parent_path
 from segkit.shards.manifest import Parent, Strict
 from segkit.shards.manifest_file import manifest_text, read_typed
-from segkit.shards.publish import MANIFEST, Staging, resolve
+from segkit.shards.publish import Staging
+from segkit.shards.versions import MANIFEST, resolve
 from segkit.storage import file_sha256, reason
 from segkit.taxonomy import Taxonomy
 from segkit.tensor_file import read_tensors, write_tensors

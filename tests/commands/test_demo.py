@@ -15,8 +15,8 @@ from segkit.errors import UnchangedWarning
 from segkit.masks import rle
 from segkit.masks.boxes import filled_box
 from segkit.masks.iou import mask_iou
-from segkit.shards.publish import resolve
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import resolve
 from segkit.stopping import StoppedError
 from segkit.training.preflight import OtherRunError
 from tests.snippets import snippet

@@ -14,8 +14,8 @@ from segkit.commands import app as program
 from segkit.commands.app import app
 from segkit.commands.train import parse_data
 from segkit.errors import InputError
-from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import versions
 from tests.commands.slips import assert_refused_before_torch
 from tests.preloaded import Process, run_command
 from tests.training.toy import write_recipe, write_toy_set

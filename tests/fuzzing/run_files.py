@@ -16,7 +16,7 @@ from segkit.model.hf_processor import image_sizes, pixel_statistics
 from segkit.recipes.load import load_recipe
 from segkit.runs.open_run import load_run
 from segkit.shards.manifest_file import manifest_digest
-from segkit.shards.publish import MANIFEST
+from segkit.shards.versions import MANIFEST
 from segkit.sources.vocabulary_file import open_vocabulary
 from segkit.text.encoding import load_templates
 from segkit.text.table import read_table

@@ -14,8 +14,8 @@ from segkit.runs.check_run import check_run
 from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import CONTENT, METRICS, damage, is_complete, read_run_manifest
 from segkit.shards.check_manifest import check_digest
-from segkit.shards.publish import MANIFEST
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import MANIFEST
 from segkit.training import checkpoint
 from segkit.training.train import train
 from tests.shards.manifests import change_manifest, leaves, other_values, unprotect, with_leaf

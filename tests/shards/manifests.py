@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.shards.manifest_file import DIGEST, manifest_digest
-from segkit.shards.publish import MANIFEST
+from segkit.shards.versions import MANIFEST
 
 Place = tuple[str | int, ...]
 

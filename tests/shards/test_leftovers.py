@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from segkit.shards.leftovers import LEFTOVERS, delete_leftovers
-from segkit.shards.publish import Staging, interrupted, staging, versions
+from segkit.shards.publish import Staging, interrupted, staging
+from segkit.shards.versions import versions
 
 FILES = ("manifest.json", "labels")
 NEEDED = (*FILES, "record", "checkpoints/step-1/weights")

@@ -11,8 +11,8 @@ from segkit.errors import InputError
 from segkit.shards.lineage import describe
 from segkit.shards.locations import parent_path
 from segkit.shards.manifest import Parent
-from segkit.shards.publish import version_number
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import version_number
 
 from .manifests import unprotect
 

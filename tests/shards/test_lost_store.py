@@ -11,9 +11,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from segkit import storage
 from segkit.errors import SegkitError
 from segkit.shards.header import Header
-from segkit.shards.publish import check_staging, resolve, staging, versions
+from segkit.shards.publish import check_staging, staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
+from segkit.shards.versions import resolve, versions
 from segkit.shards.writer import write_layer
 from tests.shards.test_upload import publish, stop_before, write
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from segkit.errors import InputError, SegkitError
-from segkit.shards.publish import interrupted, parse_spec, resolve, staging, versions
+from segkit.shards.publish import interrupted, staging
+from segkit.shards.versions import parse_spec, resolve, versions
 
 
 def publish(destination, text="{}"):

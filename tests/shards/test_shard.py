@@ -12,8 +12,9 @@ from segkit.errors import SegkitError
 from segkit.shards import shard, sidecar
 from segkit.shards.header import Header
 from segkit.shards.manifest import Count, Ledger
-from segkit.shards.publish import staging, versions
+from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import versions
 from segkit.shards.writer import finish
 from tests.shards.conftest import TAXONOMY, picture, toy_sample
 

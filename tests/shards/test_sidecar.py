@@ -10,9 +10,10 @@ from segkit.errors import SegkitError
 from segkit.shards import shard, sidecar
 from segkit.shards.header import Header
 from segkit.shards.manifest import Ledger
-from segkit.shards.publish import MANIFEST, staging
+from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.sidecar import DamagedShardError, read_shard
+from segkit.shards.versions import MANIFEST
 from segkit.shards.writer import finish
 from tests.shards.conftest import TAXONOMY, picture, toy_sample
 

@@ -11,9 +11,10 @@ from segkit import storage
 from segkit.errors import InputError, SegkitError
 from segkit.shards import upload as uploads
 from segkit.shards.header import Header
-from segkit.shards.publish import resolve, staging, versions
+from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
+from segkit.shards.versions import resolve, versions
 from segkit.shards.writer import write_layer, write_set
 from tests.shards.conftest import TAXONOMY, picture, toy_records
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 from segkit import storage
 from segkit.errors import InputError, SegkitError
-from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
+from segkit.shards.versions import versions
 from segkit.sources import engine, json_stream
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_panoptic import open_coco_panoptic

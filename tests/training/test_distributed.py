@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from segkit.distributed import process_group
 from segkit.errors import InputError
 from segkit.runs.open_run import load_run
-from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import versions
 from segkit.stopping import StoppedError
 from segkit.training.train import train
 from tests.training import two_processes

@@ -18,8 +18,8 @@ from segkit.model.dataseg import DataSeg
 from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import read_run_manifest
 from segkit.shards import publish as publishing
-from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import versions
 from segkit.stopping import StoppedError
 from segkit.text.encoders import TextEncoder, Vectors
 from segkit.training import checkpoint

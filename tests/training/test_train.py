@@ -16,8 +16,8 @@ from segkit.recipes.load import load_recipe
 from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import RunManifest, read_run_manifest
 from segkit.shards.manifest import Parent
-from segkit.shards.publish import versions
 from segkit.shards.reader import ShardSet
+from segkit.shards.versions import versions
 from segkit.stopping import StoppedError
 from segkit.taxonomy import Category, Taxonomy
 from segkit.text.embeddings import EmbeddingStore
