@@ -211,7 +211,7 @@ class SetCriterion(nn.Module):
         """Cross-entropy of the rows that remain after MERGE, background weighted down; their mean.
 
         With `loss.classes` = sigmoid, `sigmoid_class_loss` of the same rows, over the number of
-        matched proposals.
+        matched proposals; over that of one target where there are none.
 
         Unmatched proposals on void do not count, as panoptic quality does not count them: they may
         show crowds, void, and whatever else an image that is not exhaustive contains.
@@ -226,7 +226,8 @@ class SetCriterion(nn.Module):
             counted = counted.to(logits.device, non_blocking=True)
             matched = (classes < logits.shape[-1] - 1).sum().float()
             loss = sigmoid_class_loss(logits, classes, counted, annotated)
-            return loss / distributed.mean_over_processes(matched).clamp(min=1)
+            layers = logits.shape[1]  # each matches every target
+            return loss / distributed.mean_over_processes(matched).clamp(min=layers)
         if any(classes is not None for classes in annotated):
             is_matched = classes < logits.shape[-1] - 1
             logits = torch.where(

@@ -59,6 +59,20 @@ class TextClassifier(nn.Module):
         """Class weights in the space of queries, up to norms and bias: (K, hidden_dim)."""
         return text @ self.project.weight
 
+    @torch.no_grad()
+    def set_class_prior(self, prior: float) -> None:
+        """Let each class against background start with a probability of about `prior`.
+
+        Otherwise the first focal loss of the many negatives drowns all else (focal loss, section
+        3.3). The projections get a common part along the background row, for queries of unit
+        variance and names in random directions.
+        """
+        scale, width = self.log_scale.exp().item(), len(self.background)
+        margin = _background_margin(prior, 2 * scale**2 / width)
+        cosine = min(margin / scale, 0.9)  # a small scale cannot reach every prior
+        length = self.project.weight.norm() * cosine / math.sqrt(1 - cosine**2)
+        self.project.bias.add_(length * F.normalize(self.background, dim=0))
+
 
 class LinearTextClassifier(nn.Module):
     """Query features -> class logits as plain inner products with the class embeddings.
@@ -83,6 +97,13 @@ class LinearTextClassifier(nn.Module):
         """Class weights in the space of queries, up to a bias: (K, hidden_dim)."""
         return text @ self.project.weight
 
+    @torch.no_grad()
+    def set_class_prior(self, prior: float) -> None:
+        """Let each class start with a probability of about `prior`, as in `TextClassifier`."""
+        variance = 2 * self.project.weight.square().sum().item() / len(self.background)
+        margin = _background_margin(prior, variance)
+        self.project.bias.add_(margin * self.background / self.background.square().sum())
+
 
 class TextResidualClassifier(TextClassifier):
     """The text classifier plus a linear residual, which is zero at first.
@@ -106,7 +127,14 @@ class TextResidualClassifier(TextClassifier):
             return super().forward(queries, text) + added
 
 
-CLASS_HEADS = {
+def _background_margin(prior: float, variance: float) -> float:
+    """What background's logit exceeds those of classes by, so that the mean of the sigmoid of
+    normal margins is about `prior`; exact for small ones, whose sigmoid is nearly the exponential.
+    """
+    return math.log((1 - prior) / prior) + variance / 2
+
+
+CLASS_HEADS: dict[str, type[TextClassifier | LinearTextClassifier]] = {
     "cosine": TextClassifier,
     "linear": LinearTextClassifier,
     "text_residual": TextResidualClassifier,
@@ -114,7 +142,7 @@ CLASS_HEADS = {
 """Class heads by their name in `model.class_head`."""
 
 
-def build_classifier(config: ModelConfig) -> nn.Module:
+def build_classifier(config: ModelConfig) -> TextClassifier | LinearTextClassifier:
     """The class head of `model.class_head`."""
     classifier = CLASS_HEADS[config.class_head](config.hidden_dim, config.text_dim)
     if isinstance(classifier, TextClassifier):

@@ -11,6 +11,9 @@ from segkit.training.preflight import recipe_encoding
 from segkit.training.setup import TrainingSetup, require_batch_statistics
 from segkit.training.trainer import Trainer
 
+_CLASS_PRIOR = 0.01
+"""Probability of each sigmoid class at the start (focal loss, section 4.1; Deformable DETR)."""
+
 
 def build_mix(setup: TrainingSetup) -> DataMix:
     """The batches of this process."""
@@ -34,6 +37,8 @@ def build_trainer(setup: TrainingSetup) -> Trainer:
     recipe = setup.recipe
     torch.manual_seed(recipe.training.seed)
     model = DataSeg(recipe.model)
+    if recipe.loss.classes == "sigmoid":
+        model.text_classifier.set_class_prior(_CLASS_PRIOR)
     require_batch_statistics(model.train(), recipe.data)
     if recipe.model.init_from is not None:
         init_from(model, recipe.model.init_from, recipe_encoding(recipe))

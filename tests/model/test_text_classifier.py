@@ -4,8 +4,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from segkit.model.text_classifier import TextClassifier, build_classifier, class_probability
+from segkit.model.text_classifier import (
+    CLASS_HEADS,
+    TextClassifier,
+    build_classifier,
+    class_probability,
+)
 from segkit.recipes.schema import ClassLoss, ModelConfig
 
 
@@ -56,3 +62,24 @@ def test_the_class_scale_has_a_gradient_up_to_its_limit(scale: float) -> None:
     logits = classifier(torch.randn(1, 4), torch.eye(4))
     (gradient,) = torch.autograd.grad(logits[0, 0], classifier.log_scale)
     torch.testing.assert_close(gradient, logits[0, :1])
+
+
+@pytest.mark.parametrize("head", CLASS_HEADS)
+@pytest.mark.parametrize("scale", [3.0, 10.0, 30.0])
+@pytest.mark.parametrize("prior", [0.01, 0.004])
+def test_sigmoid_classes_start_with_about_their_prior(
+    head: str, scale: float, prior: float
+) -> None:
+    torch.manual_seed(0)
+    scale = 10.0 if head == "linear" else scale
+    config = ModelConfig.model_validate({"class_head": head, "class_scale": scale})
+    classifier, text = build_classifier(config), F.normalize(torch.randn(500, 384), dim=1)
+    queries = F.layer_norm(torch.randn(400, config.hidden_dim), (config.hidden_dim,))
+    before = class_probability(classifier(queries, text), "sigmoid")[:, :-1].mean()
+    classifier.set_class_prior(prior)
+    mean = class_probability(classifier(queries, text), "sigmoid")[:, :-1].mean()
+    assert before.item() > 0.3
+    if scale == 3:  # background cannot be 3 ahead at a cosine of 0.9
+        assert 0.05 < mean.item() < 0.1
+    else:
+        assert 0.6 * prior < mean.item() < 1.2 * prior

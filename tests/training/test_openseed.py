@@ -45,3 +45,14 @@ def test_openseed_trains_with_all_its_parts(
     run = train(tiny, data, tmp_path / "run", device="cpu", steps=2, overrides=parts)
     for row in steps_of(run):
         assert {"box_l1", "box_giou", "pseudo_dice", "projection", "focal"} <= row["losses"].keys()
+
+
+def test_sigmoid_classes_start_unlikely(tiny: Path, toy_set: ShardSet, tmp_path: Path) -> None:
+    """Otherwise the first loss drowns all others, or MERGE leaves next to no proposals."""
+    data, first = [(str(toy_set.path), 1.0)], {}
+    for classes in ("softmax", "sigmoid"):
+        overrides = [f"loss.classes={classes}", "loss.box_prompts=0"]
+        run = train(tiny, data, tmp_path / classes, device="cpu", steps=1, overrides=overrides)
+        (row,) = steps_of(run)
+        first[classes] = row["losses"]["class"]
+    assert 0.5 < first["sigmoid"] / first["softmax"] < 2
