@@ -82,8 +82,6 @@ class Row:
     """`loss.box_assist`, after a quarter of the steps."""
     boxes: str = "exact"
     """Boxes to train on: exact, shuffled (classes), shifted or none."""
-    compared: str = "shared queries"
-    """The row from which differences are taken."""
 
 
 ROWS: Mapping[str, Row] = {
@@ -98,13 +96,25 @@ ROWS: Mapping[str, Row] = {
     "assist (pseudo)": Row(assist="pseudo"),
     "projection only": Row(("loss.pairwise=0.0",)),
     "projection + assist (pseudo)": Row(("loss.pairwise=0.0",), assist="pseudo"),
-    "control of assist (pseudo): classes shuffled": Row(
-        assist="pseudo", boxes="shuffled", compared="assist (pseudo)"
-    ),
-    "control of assist (pseudo): boxes shifted": Row(
-        assist="pseudo", boxes="shifted", compared="assist (pseudo)"
-    ),
+    "control of assist (pseudo): classes shuffled": Row(assist="pseudo", boxes="shuffled"),
+    "control of assist (pseudo): boxes shifted": Row(assist="pseudo", boxes="shifted"),
 }
+DIFFERENCES = (
+    ("shared queries", "panoptic only"),
+    ("sigmoid classes", "shared queries"),
+    ("decoupled", "shared queries"),
+    ("decoupled, text-topk", "decoupled"),
+    ("decoupled, text-topk", "shared queries"),
+    ("decoupled, text-topk, assist (match)", "decoupled, text-topk"),
+    ("decoupled, text-topk, assist (pseudo)", "decoupled, text-topk"),
+    ("assist (match)", "shared queries"),
+    ("assist (pseudo)", "shared queries"),
+    ("projection only", "shared queries"),
+    ("projection + assist (pseudo)", "projection only"),
+    ("control of assist (pseudo): classes shuffled", "assist (pseudo)"),
+    ("control of assist (pseudo): boxes shifted", "assist (pseudo)"),
+)
+"""Rows, and the rows from which their differences are taken."""
 
 REAL_SETS = ("coco-train", "standin-train", "coco-val", "standin-val", "standin-truth")
 
@@ -250,12 +260,11 @@ def figure_rows(results: Results) -> list[list[str]]:
 
 
 def difference_rows(results: Results) -> list[list[str]]:
-    """One line for each row: differences from the row it is compared with, of the same seed."""
+    """One line for each of `DIFFERENCES` whose rows were run, of the same seeds."""
     rows = []
-    for name, seeds in results.items():
-        compared = ROWS[name].compared
-        pairs = list(zip(seeds, results.get(compared, []), strict=False))
-        if name != compared and pairs:
+    for name, compared in DIFFERENCES:
+        pairs = list(zip(results.get(name, []), results.get(compared, []), strict=False))
+        if pairs:
             cells = [
                 interval([row[key] - base[key] for row, base in pairs], digits)
                 for key, (_, digits) in FIGURES.items()

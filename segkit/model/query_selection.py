@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MAX_SCORES = 2**25
-"""Scores of cells and names that exist at a time: 128 MiB in float32."""
+"""Scores of cells and names of a chunk: 128 MiB in float32. At the peak, logits, margins, and the
+maxima of their windows with indices exist together: five times that."""
 Classify = Callable[[Tensor, Tensor], Tensor]
 """Cells (..., dim) and text rows (K, D_T) -> class logits (..., K + 1), background last."""
 
