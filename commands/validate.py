@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from segkit.errors import InputError
+from segkit.parse import is_integer
 
 from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, plural, table
 from .progress import progress_bar
@@ -143,4 +144,4 @@ def _images(content: dict[str, Any]) -> int | None:
     """The number of images that a manifest states."""
     statistics = content.get("statistics")
     images = statistics.get("images") if isinstance(statistics, dict) else None
-    return images if isinstance(images, int) else None
+    return images if is_integer(images) else None

@@ -16,7 +16,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from segkit import storage
 from segkit.errors import InputError, short
@@ -229,6 +229,26 @@ def parse_loosely(
 
 def nothing(_: str) -> None:
     """None, for a text that stands for no value."""
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a JSON value is a number; true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether a JSON value is an integer; true, false and 1.0 are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_id(value: object) -> TypeGuard[int | str]:
+    """Whether a JSON value can identify a record: an integer or text."""
+    return isinstance(value, str) or is_integer(value)
+
+
+def without_fraction(value: _Value) -> _Value | int:
+    """A JSON value, where a whole number is written as a float (`1.0`), as an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def parse_toml(text: str, *, file: object, hint: str | None = None) -> dict[str, Any]:

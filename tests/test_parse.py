@@ -1,5 +1,7 @@
 import json
+import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,24 @@ def test_json_with_odd_numbers_can_be_written_again() -> None:
     expected = ["NaN", "-Infinity", "1e999", "-1e999", 0.0, -0.0, int("9" * 999), "-" + "9" * 1000]
     assert value == {"a": [*expected, "9" * 5000, 2.5, True]}
     assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+@given(values)
+def test_kinds_of_values_are_those_of_their_text(value: object) -> None:
+    text = json.dumps(value)
+    number = re.fullmatch(r"-?[0-9]+(\.[0-9]+)?(e[+-][0-9]+)?", text)
+    assert parse.is_number(value) == (number is not None)
+    assert parse.is_integer(value) == (number is not None and number[1] is number[2] is None)
+    assert parse.is_id(value) == (parse.is_integer(value) or text.startswith('"'))
+
+
+@given(values | st.floats() | integers.map(float))
+def test_only_whole_floats_become_integers(value: object) -> None:
+    integer = parse.without_fraction(value)
+    if isinstance(value, float) and math.isfinite(value) and math.modf(value)[0] == 0:
+        assert type(integer) is int and integer == value
+    else:
+        assert integer is value
 
 
 def nested(depth: int) -> str:

@@ -26,6 +26,7 @@ from segkit.export.destination import (
 )
 from segkit.export.image_names import ImageNames, plan_names
 from segkit.masks import rle
+from segkit.parse import without_fraction
 from segkit.sample import Sample, Segment
 from segkit.shards.coco_image_ids import Id, class_id, decode, integer
 from segkit.shards.reader import ShardSet
@@ -257,8 +258,8 @@ def _annotation(
     }
     if segment.mask is not None:
         row["segmentation"] = _segmentation(segment, segment.mask, sample)
-    row["area"] = _shortest(segment.area)
-    row["bbox"] = [_shortest(side) for side in segment.box]
+    row["area"] = without_fraction(segment.area)
+    row["bbox"] = [*map(without_fraction, segment.box)]
     row["iscrowd"] = int(segment.is_crowd)
     return row | ({"ignore": 1} if segment.ignore else {}) | _predicted(segment)
 
@@ -328,12 +329,7 @@ def _segment_info(number: int, segment: Segment) -> dict[str, Any]:
         "id": number,
         "category_id": segment.class_id,
         "iscrowd": int(segment.is_crowd),
-        "bbox": [_shortest(side) for side in segment.box],
-        "area": _shortest(segment.area),
+        "bbox": [*map(without_fraction, segment.box)],
+        "area": without_fraction(segment.area),
     }
     return row | _predicted(segment)
-
-
-def _shortest(value: float) -> int | float:
-    """Whole numbers as integers, which JSON writes without a fraction."""
-    return int(value) if value.is_integer() else value

@@ -237,7 +237,7 @@ def _checked_counts(counts: str) -> bytes:
 
 def _id(value: int | float | str) -> str:
     """An image id as text; whole numbers that are written as floats are integers."""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return str(parse.without_fraction(value))
 
 
 def _category(value: int | float | str, taxonomy: Taxonomy) -> Category | None:

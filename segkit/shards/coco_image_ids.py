@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from segkit.errors import InputError
+from segkit.parse import is_integer, without_fraction
 from segkit.shards.label_columns import read_columns
 from segkit.shards.label_files import DAMAGE_HINT
 from segkit.shards.reader import ShardSet
@@ -75,9 +76,8 @@ def integer(text: str | None) -> int | None:
 
 def class_id(value: Any) -> int | None:
     """A class id: files have it as 7, 7.0 or "7"; None for anything else."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if type(value) is int else integer(str(value))
+    number = without_fraction(value)
+    return number if is_integer(number) else integer(str(number))
 
 
 def source_record(source: str | None, sample_id: str) -> Record:

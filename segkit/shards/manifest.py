@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from segkit.errors import SegkitError
+from segkit.parse import is_integer
 from segkit.shards.relative_names import relocate
 from segkit.shards.versions import version_number
 from segkit.storage import StrPath, location
@@ -41,9 +42,9 @@ def _check_header(header: dict[str, Any]) -> dict[str, Any]:
     categories, ignored = (header.get(key) or [] for key in ("categories", "ignore"))
     if not isinstance(categories, list) or not all(isinstance(row, dict) for row in categories):
         raise ValueError("categories is not a list of objects")
-    if not isinstance(ignored, list) or not all(type(index) is int for index in ignored):
+    if not isinstance(ignored, list) or not all(map(is_integer, ignored)):
         raise ValueError("ignore is not a list of indices")
-    if type(header.get("background", 0)) is not int:
+    if not is_integer(header.get("background", 0)):
         raise ValueError("background is not an index")
     return header
 

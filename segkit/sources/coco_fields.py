@@ -9,7 +9,7 @@ from typing import Any, get_args
 import msgspec
 
 from segkit.images.png import MAX_PIXELS
-from segkit.parse import parse_loosely
+from segkit.parse import is_integer, is_number, parse_loosely, without_fraction
 from segkit.sample import Box, MaskSource
 from segkit.shards.rules import is_score
 from segkit.sources.image_files import Picture
@@ -84,15 +84,11 @@ def _make_integers(value: dict[str, Any]) -> bool:
     """Replace whole floats under keys of integers; return whether there was one."""
     before = {key: value[key] for key in _INTEGERS if isinstance(value.get(key), float | list)}
     after = {
-        key: [_integer(e) for e in entry] if isinstance(entry, list) else _integer(entry)
+        key: [*map(without_fraction, entry)] if isinstance(entry, list) else without_fraction(entry)
         for key, entry in before.items()
     }
     value.update(after)
     return json.dumps(after) != json.dumps(before) if before else False
-
-
-def _integer(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def annotation_defect(
@@ -153,8 +149,8 @@ def score(value: Any) -> tuple[float | None, str | None]:
     """The `score` of a record, as segkit's exports have it, and a warning."""
     if value is None:
         return None, None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (float(value), None) if is_number and is_score(value) else (None, "score-out-of-range")
+    is_valid = is_number(value) and is_score(value)
+    return (float(value), None) if is_valid else (None, "score-out-of-range")
 
 
 def mask_source(value: Any) -> MaskSource:
@@ -192,6 +188,6 @@ def class_id(raw: bytes | msgspec.Raw) -> int | None:
 
 def _class_id(value: Any) -> int | None:
     """Return a category id as an integer, from a number or digits; None for anything else."""
-    if isinstance(value, int):
+    if is_integer(value):
         return value
     return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else None

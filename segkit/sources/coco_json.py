@@ -18,7 +18,7 @@ import numpy as np
 from segkit import parse
 from segkit.errors import InputError
 from segkit.file_names import relative_name
-from segkit.parse import parse_loosely
+from segkit.parse import is_id, is_integer, parse_loosely
 from segkit.sample import Kind
 from segkit.sources import coco_fields, json_stream
 from segkit.sources.categories import NativeCategory, build_taxonomy
@@ -42,7 +42,6 @@ _TYPES: dict[AnnotationType, tuple[str, str]] = {
 """Name of each type of file, and the field that all its annotations have."""
 _INT64 = 2**63
 _INT32 = 2**31
-_ID = (int, str)
 
 
 class _Category(msgspec.Struct, frozen=True):
@@ -267,7 +266,7 @@ class CocoContents:
         if not index:
             _check_type(value, self._expected, self._path)
         owner = value.get("image_id") if isinstance(value, dict) else None
-        place = self._places.get(str(owner)) if isinstance(owner, _ID) else None
+        place = self._places.get(str(owner)) if is_id(owner) else None
         if place is None:
             self.orphans.add(index, raw)
             return
@@ -276,14 +275,14 @@ class CocoContents:
         self.masked |= any(part != [] for part in shape) if isinstance(shape, list) else bool(shape)
         self._use_classes(value)
         annotation_id = value.get("id")
-        if isinstance(annotation_id, int) and -_INT64 < annotation_id < _INT64:
+        if is_integer(annotation_id) and -_INT64 < annotation_id < _INT64:
             self._integer_ids.append(annotation_id)  # 8 bytes each: there may be many millions
         elif annotation_id is not None:
             self._text_ids[str(annotation_id)] += 1
 
     def _use_classes(self, value: dict[str, Any]) -> None:
         class_id = value.get("category_id")
-        if isinstance(class_id, _ID):
+        if is_id(class_id):
             self.used_classes.add(str(class_id))
         infos = value.get("segments_info")
         for info in infos if isinstance(infos, list) else ():
@@ -381,6 +380,6 @@ def _orphan_defect(raw: bytes, number: int, path: Path) -> Defect:
     value = parse_loosely(raw)
     owner = value.get("image_id") if isinstance(value, dict) else None
     code, message = "malformed-annotation", "no image_id"
-    if isinstance(owner, _ID):
+    if is_id(owner):
         code, message = "unknown-image", f"image {owner} is not in the file's list"
     return Defect(code, message, str(path), f"annotations[{number}]", None, value)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from segkit.images.png import check_png
 from segkit.masks import boxes, rle
+from segkit.parse import is_integer
 from segkit.sample import Box
 from segkit.sources.ledger import AnnotationError
 
@@ -65,7 +66,7 @@ def number(text: str | None) -> float:
 
 def stated_size(width: Any, height: Any) -> tuple[int, int] | None:
     """Width and height of an image from JSON values; None unless both are integers above 0."""
-    is_size = type(width) is int and type(height) is int and min(width, height) > 0  # no booleans
+    is_size = is_integer(width) and is_integer(height) and min(width, height) > 0
     return (width, height) if is_size else None
 
 

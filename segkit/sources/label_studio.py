@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from segkit.errors import InputError
 from segkit.images.check import IMAGE_EXTENSIONS
-from segkit.parse import nothing, parse_loosely
+from segkit.parse import is_id, nothing, parse_loosely
 from segkit.sample import Sample
 from segkit.sources import json_stream
 from segkit.sources.annotation_files import image_candidates, stem
@@ -71,7 +71,7 @@ class LabelStudio(DrawnSource):
             name, candidates = _image_names(value, data, task)
             address = "" if FILE_NAME in data else _address(value or "")
             task_id = data.get(IMAGE_ID, task.get("id") if isinstance(task, dict) else None)
-            record_id = str(task_id) if isinstance(task_id, str | int) else stem(name)
+            record_id = str(task_id) if is_id(task_id) else stem(name)
             record_id = plain_text(record_id) or f"task {count}"
             yield Record(record_id, name, candidates, (text, reason), address=address)
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from segkit.images.png import MAX_PIXELS
 from segkit.masks import brush_rle
+from segkit.parse import is_integer, is_number
 from segkit.sources import drawn_shapes
 from segkit.sources.drawn_shapes import Draw, Drawing
 from segkit.sources.drawn_source import Annotation
@@ -205,7 +206,7 @@ def _polygon(value: Mapping[str, Any]) -> Draw:
 def _brush(value: Mapping[str, Any], result: Mapping[str, Any]) -> Draw:
     numbers = value["rle"]
     size = image_size({"result": [result]})
-    if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
+    if not isinstance(numbers, list) or not all(map(is_integer, numbers)):
         raise AnnotationError("malformed-annotation", "its rle is not a list of numbers")
     if size is None or size[0] * size[1] > MAX_PIXELS:
         message = "a brush mask without original_width and original_height of its image"
@@ -235,7 +236,7 @@ def _numbers(value: Mapping[str, Any], *keys: str) -> list[float]:
 
 
 def _number(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not is_number(value):
         raise AnnotationError("malformed-annotation", f"{str(value)[:40]!r} is not a number")
     drawn_shapes.check_coordinates([value])
     return float(value)
@@ -249,7 +250,7 @@ def _angle(value: Mapping[str, Any]) -> float:
 def _page(result: Mapping[str, Any]) -> int:
     """The page of a region, from 0, where its image is a list of pages."""
     page = result.get("item_index")
-    return page if isinstance(page, int) else 0
+    return page if is_integer(page) else 0
 
 
 def _marks(result: Mapping[str, Any]) -> tuple[str, ...]:

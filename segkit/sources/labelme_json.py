@@ -261,15 +261,14 @@ def _annotation(entry: Any, count: int) -> Annotation:
         place,
         draw,
         {key: value for key, value in entry.items() if len(str(value)) < 10_000},
-        group=group if isinstance(group, int) and not isinstance(group, bool) else None,
+        group=group if parse.is_integer(group) else None,
     )
 
 
 def _label(shape: Mapping[str, Any]) -> str:
     """The label of a shape, where a program has written a number as its text; "" for none."""
     label = shape.get("label")
-    is_number = isinstance(label, int) and not isinstance(label, bool)
-    return label if isinstance(label, str) else str(label) if is_number else ""
+    return str(label) if parse.is_id(label) else ""
 
 
 def _type(shape: Mapping[str, Any]) -> str:
@@ -304,9 +303,7 @@ def _draw(shape: Mapping[str, Any]) -> Draw:
 def _points(shape: Mapping[str, Any]) -> list[Point]:
     points = shape.get("points")
     valid = isinstance(points, list) and all(
-        isinstance(point, list)
-        and len(point) == 2
-        and all(isinstance(n, int | float) and not isinstance(n, bool) for n in point)
+        isinstance(point, list) and len(point) == 2 and all(map(parse.is_number, point))
         for point in points
     )
     if not valid or not isinstance(points, list):

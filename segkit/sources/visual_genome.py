@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from segkit.arguments import check_number
 from segkit.errors import InputError
-from segkit.parse import parse_loosely
+from segkit.parse import is_id, is_number, parse_loosely
 from segkit.sample import Sample
 from segkit.sources import drawn_shapes, json_stream
 from segkit.sources.annotation_files import image_candidates, stem
@@ -82,7 +82,7 @@ class VisualGenome(DrawnSource):
             error = AnnotationError("malformed-annotation", "it is not an object with fields")
             return Annotation("", f"objects[{count}]", error, value)
         object_id = value.get("object_id", value.get("id"))
-        source_id = str(object_id) if _is_id(object_id) else None
+        source_id = str(object_id) if is_id(object_id) else None
         place = f"objects[{count}]" if source_id is None else f"object {source_id}"
         label, draw = _synset(value), _box(value)
         if label is None:
@@ -178,27 +178,21 @@ def _synset(value: Mapping[str, Any]) -> str | None:
 
 def _box(value: Mapping[str, Any]) -> drawn_shapes.Draw | AnnotationError:
     """The box of an object, or why there is none."""
-    sides = [value.get(key) for key in ("x", "y", "w", "h")]
-    numbers = [side for side in sides if isinstance(side, int | float)]
-    if len(numbers) < len(sides) or any(isinstance(side, bool) for side in sides):
+    sides = [side for key in ("x", "y", "w", "h") if is_number(side := value.get(key))]
+    if len(sides) < 4:
         return AnnotationError("malformed-annotation", "x, y, w and h are not four numbers")
     try:
-        x, y, width, height = map(float, numbers)
+        drawn_shapes.check_coordinates(sides)
+        x, y, width, height = map(float, sides)
         return drawn_shapes.box(x, y, width, height)
-    except OverflowError:  # an integer that no float holds
-        return AnnotationError("malformed-annotation", "a coordinate is out of range")
     except AnnotationError as error:
         return error
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int | str) and not isinstance(value, bool)
 
 
 def _image_id(entry: Any) -> str:
     """The id of an image, under `id` in version 1.0; "" without one."""
     value = entry.get("image_id", entry.get("id")) if isinstance(entry, dict) else None
-    return plain_text(str(value)) if _is_id(value) else ""
+    return plain_text(str(value)) if is_id(value) else ""
 
 
 def _image_names(

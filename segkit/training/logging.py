@@ -360,6 +360,6 @@ def _figures(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, fl
     for name, value in metrics.items():
         if isinstance(value, Mapping) and name != "per_class":
             figures += _figures(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif parse.is_number(value):
             figures.append((prefix + name, float(value)))
     return figures

@@ -148,7 +148,11 @@ def test_validate_does_not_suggest_validate(toy):
 
 @pytest.mark.parametrize(
     ("statistics", "title"),
-    [(None, "v1: 1 violation\n"), ({"images": 1}, "v1: 1 image, 5 violations\n")],
+    [
+        (None, "v1: 1 violation\n"),
+        ({"images": True}, "v1: 1 violation\n"),
+        ({"images": 1}, "v1: 1 image, 5 violations\n"),
+    ],
 )
 def test_the_title_agrees_with_its_counts(toy, statistics, title):
     file = toy / "toy" / "v1" / "manifest.json"

@@ -193,6 +193,11 @@ def bitmask(url: str) -> Any:
     return region("bitmasklabels", {"imageDataURL": url})
 
 
+BOOLEAN_BYTES = [
+    bool(byte) if byte < 2 else byte for byte in brush_rle.encode(np.ones((HEIGHT, WIDTH), bool))
+]
+
+
 @pytest.mark.parametrize(
     ("result", "code"),
     [
@@ -204,6 +209,7 @@ def bitmask(url: str) -> Any:
         (polygon([1, 1], [2, True], [5, 6]), "malformed-annotation"),
         (region("brushlabels", {"rle": [1, 2, 3]}), "malformed-annotation"),
         (region("brushlabels", {"rle": "abc"}), "malformed-annotation"),
+        (region("brushlabels", {"rle": BOOLEAN_BYTES}), "malformed-annotation"),
         (brush(np.ones((3, 3), bool)), "malformed-annotation"),
         (brush(np.zeros((HEIGHT, WIDTH), bool)), "empty-mask"),
         (bitmask("http://x"), "malformed-annotation"),

@@ -53,6 +53,7 @@ def test_regions_are_not_put_on_another_image_of_their_task(
         (({"to_name": "scan"},), {"image2": "not a picture"}, "a.jpg"),
         (({"to_name": "scan"},), {"image2": "/data/upload/a.jpg"}, "a.jpg"),
         (({"to_name": "scan", "item_index": 0},), {"image": ["a.jpg"], "image2": 7}, "a.jpg"),
+        (({"to_name": "scan", "item_index": True},), {"image": ["a.jpg"], "image2": 7}, "a.jpg"),
         ((), {}, "a.jpg"),  # nothing was drawn on any of them
     ],
 )
@@ -69,6 +70,14 @@ def test_the_annotated_image_of_a_task(
     assert next(source.records(Tally())).file_name == file_name
     ledger = dry_run(source).ledger
     assert (ledger.annotations.kept, ledger.images.dropped) == (len(results) + 1, {})
+
+
+@pytest.mark.parametrize(("value", "kept"), [(8, "8"), ("x", "x"), (True, "a"), (1.5, "a")])
+def test_the_id_of_a_task_is_an_integer_or_text_or_that_of_its_image(
+    tmp_path: Path, value: Any, kept: str
+) -> None:
+    source = opened(tmp_path, task(rectangle(5, 5, 10, 10), image="a.jpg") | {"id": value})
+    assert next(source.records(Tally())).id == kept
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from .builders import (
     WIDTH,
     coco_instances,
     coco_panoptic,
+    codes,
     dry_run,
     picture,
     samples,
@@ -101,6 +102,26 @@ def test_whole_numbers_may_be_floats(tmp_path: Path) -> None:
 def test_an_id_that_is_a_fraction_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"categories\[0\]: invalid category"):
         opened(tmp_path, lambda d: d["categories"][0].update(id=1.5))
+
+
+@pytest.mark.parametrize(
+    ("key", "code"),
+    [
+        ("category_id", "unknown-category"),
+        ("id", "malformed-annotation"),
+        ("image_id", "malformed-annotation"),
+    ],
+)
+def test_true_is_not_an_id(tmp_path: Path, key: str, code: str) -> None:
+    """The class 1, the annotation 1 and the image "True" exist."""
+    classes = [{"id": n, "name": f"c{n}", "supercategory": "x"} for n in (1, 3)]
+    fields: dict[str, Any] = {"segmentation": [SQUARE], "bbox": [2, 2, 10, 10], "image_id": "True"}
+    path = coco_instances(tmp_path, [fields, {**fields, key: True}], categories=classes)
+    data = json.loads(path.read_text())
+    data["images"][0]["id"] = "True"
+    write_json(path, data)
+    report = dry_run(open_coco_instances(path, tmp_path / "images"))
+    assert (codes(report), report.ledger.annotations.kept) == ({code: 1}, 1)
 
 
 def test_whole_numbers_of_panoptic_segments_may_be_floats(tmp_path: Path) -> None:
