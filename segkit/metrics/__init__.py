@@ -20,6 +20,7 @@ image_rows.py        rows that the pixel metrics keep, each with its image
 overlap.py           common pixels of two batches of regions
 objects.py           instances of a batch as columns and as COCO records
 shard_columns.py     read both from the Parquet columns of a shard set
+sides.py             ground truth or predictions, as errors of metrics name them
 predictions.py       predictions by image, from samples, shard sets or files
 coco_predictions.py  COCO results and COCO panoptic files
 class_lists.py       the classes that a file of predictions lists itself

@@ -17,6 +17,7 @@ from segkit.metrics.objects import (
 from segkit.metrics.predictions import Predictions, SetPredictions
 from segkit.metrics.regions import Regions
 from segkit.metrics.shard_columns import read_objects, read_regions
+from segkit.metrics.sides import GROUND_TRUTH, PREDICTIONS
 from segkit.sample import Sample
 from segkit.shards.reader import ShardSet
 
@@ -60,16 +61,16 @@ def region_batches(
         rows: some consecutive images, of aligned predictions; None for all.
     """
     if isinstance(predictions, SetPredictions) and predictions.is_aligned(truth):
-        true_regions = read_regions(truth, BATCH, "ground truth", rows)
-        predicted_regions = read_regions(predictions.shards, BATCH, "predictions", rows)
+        true_regions = read_regions(truth, BATCH, GROUND_TRUTH, rows)
+        predicted_regions = read_regions(predictions.shards, BATCH, PREDICTIONS, rows)
         for true, predicted in zip(true_regions, predicted_regions, strict=True):
             yield true.without_ignored(), predicted.of_annotated_classes(true)
         return
     index = truth.taxonomy.index
     batches = sample_batches(truth, predictions, BATCH, check_masks=False)  # decoding checks them
     for images, predicted_images in batches:
-        true = Regions.from_samples(images, index, "ground truth")
-        predicted = Regions.from_samples(predicted_images, index, "predictions")
+        true = Regions.from_samples(images, index, GROUND_TRUTH)
+        predicted = Regions.from_samples(predicted_images, index, PREDICTIONS)
         yield true.without_ignored(), predicted.of_annotated_classes(true)
 
 
@@ -120,5 +121,5 @@ def _object_batches(
     for images, predicted in sample_batches(truth, predictions, OBJECTS_BATCH, check_masks=False):
         true = Objects.from_samples(images)
         if "mask" in iou_types:
-            true.check_masks(index, "ground truth")
+            true.check_masks(index, GROUND_TRUTH)
         yield true, Objects.from_samples(predicted)

@@ -11,7 +11,7 @@ from segkit.masks import rle
 from segkit.masks.boxes import AREAS, filled_box, in_size, inscribed_ellipse
 from segkit.masks.iou import mask_iou, mask_iou_of_pairs
 from segkit.masks.run_lengths import decode_runs, join
-from segkit.metrics.regions import require_image_size
+from segkit.metrics.sides import PREDICTIONS, require_image_size
 from segkit.sample import Sample, Segment
 from segkit.taxonomy import Taxonomy
 
@@ -73,7 +73,7 @@ class BoxPromptIoU:
         if self._masks and self.objects and not self._filled:
             hint = "give the set that `segkit pseudolabel` wrote for these boxes"
             message = "no mask has the id of an object of the ground truth"
-            raise InputError(message, file="predictions", hint=hint)
+            raise InputError(message, file=PREDICTIONS, hint=hint)
         iou = self.iou
         scores = np.nan_to_num(iou)
         area = np.array([segment.area for segment in self.objects])
@@ -193,7 +193,7 @@ def matched_iou(objects: Sequence[Segment], matches: Sequence[Segment | None]) -
     if len(wrong):
         sizes = predicted.total[wrong[0]], true.total[wrong[0]]
         message = f"a mask of {sizes[0]} pixels for an image of {sizes[1]}"
-        raise InputError(message, file="predictions", hint="write masks at image size")
+        raise InputError(message, file=PREDICTIONS, hint="write masks at image size")
     iou[at] = mask_iou_of_pairs(true, predicted)
     return iou
 

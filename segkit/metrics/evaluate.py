@@ -27,11 +27,10 @@ from segkit.metrics.predictions import (
     SetPredictions,
     as_predictions,
     count_missing,
-    named_files,
     open_predictions,
 )
-from segkit.metrics.regions import MASKS_HINT
 from segkit.metrics.semantic import SemanticIoU, most_confused
+from segkit.metrics.sides import MASKS_HINT, named_files
 from segkit.metrics.task_metrics import (
     EvalOptions,
     TaskMetrics,
@@ -155,7 +154,7 @@ def evaluate(
     if isinstance(predictions, str | os.PathLike):
         predictions = open_predictions(path_text(predictions), truth, task=task)
     source = as_predictions(predictions, truth)
-    with named_files(truth, source):
+    with named_files(truth.path, source.file):
         return _evaluate(truth, source, task, options, workers)
 
 

@@ -14,7 +14,13 @@ from segkit.errors import InputError
 from segkit.masks.boxes import AREAS
 from segkit.masks.run_lengths import decode_runs, join
 from segkit.metrics.objects import IouType, PredictedRecords, Record, TrueRecords
-from segkit.metrics.regions import MASKS_HINT, malformed_mask
+from segkit.metrics.sides import (
+    GROUND_TRUTH,
+    MASKS_HINT,
+    PREDICTIONS,
+    Side,
+    malformed_mask,
+)
 
 Floats = NDArray[np.float64]
 MAX_DETS = (1, 10, 100)
@@ -135,8 +141,8 @@ class HotcocoAP(InstanceAP):
             InputError: hotcoco cannot read the run lengths of a mask.
         """
         if self.iou_type == "mask":
-            _check_run_lengths("ground truth", truth.annotations, truth)
-            _check_run_lengths("predictions", prediction.results, truth)
+            _check_run_lengths(GROUND_TRUTH, truth.annotations, truth)
+            _check_run_lengths(PREDICTIONS, prediction.results, truth)
         self._stream.update(truth.images, truth.annotations, prediction.results)
 
     def merge(self, parts: Sequence[Self]) -> None:
@@ -282,11 +288,11 @@ class MissingMasks:
         """
         if self.without_mask and not self.with_mask:
             message = "the predictions are boxes without masks"
-            raise InputError(message, file="predictions", hint=MASKS_HINT)
+            raise InputError(message, file=PREDICTIONS, hint=MASKS_HINT)
         return {"without_mask": self.without_mask}
 
 
-def _check_run_lengths(source: str, records: list[Record], truth: TrueRecords) -> None:
+def _check_run_lengths(source: Side, records: list[Record], truth: TrueRecords) -> None:
     """Raise InputError where hotcoco cannot read a mask, which its evaluation takes for empty."""
     from hotcoco import mask
 

@@ -9,7 +9,15 @@ import numpy as np
 
 from segkit.errors import InputError
 from segkit.masks.run_lengths import first_malformed
-from segkit.metrics.regions import malformed_mask, missing_mask, size_mismatch, unknown_class
+from segkit.metrics.sides import (
+    GROUND_TRUTH,
+    PREDICTIONS,
+    Side,
+    malformed_mask,
+    missing_mask,
+    size_mismatch,
+    unknown_class,
+)
 from segkit.sample import Box, Sample
 
 IouType = Literal["mask", "box"]
@@ -64,12 +72,12 @@ class Objects:
             [s.score for _, s in rows],
         )
 
-    def check_masks(self, index: ClassIndex, source: str) -> None:
+    def check_masks(self, index: ClassIndex, source: Side) -> None:
         """Raise InputError if the run lengths of an evaluated mask do not fill its image.
 
         Args:
             index: class index of each class id.
-            source: name of the set in the message.
+            source: the side that the error names.
         """
         columns = zip(self.image, self.class_id, self.mask, strict=True)
         masks = [
@@ -177,11 +185,11 @@ def true_records(
     annotations: list[Record] = []
     columns = (truth.image, truth.class_id, _shapes(truth, iou_type), truth.area, truth.crowd)
     for image, class_id, shape, area, crowd in zip(*columns, strict=True):
-        label = _label(index, class_id, "ground truth", truth.ids[image])
+        label = _label(index, class_id, GROUND_TRUTH, truth.ids[image])
         if label is None:
             continue
         if iou_type == "mask" and shape["segmentation"]["counts"] is None:
-            raise missing_mask("ground truth", truth.ids[image])
+            raise missing_mask(GROUND_TRUTH, truth.ids[image])
         keys = {
             "id": len(annotations) + 1,
             "image_id": numbers[image],
@@ -228,14 +236,14 @@ def predicted_records(
         prediction.crowd,
     )
     for image, class_id, shape, score, crowd in zip(*columns, strict=True):
-        label = _label(index, class_id, "predictions", prediction.ids[image])
+        label = _label(index, class_id, PREDICTIONS, prediction.ids[image])
         if label is None:
             continue
         score = 1.0 if score is None else score
         if not math.isfinite(score):
             record = f"image {prediction.ids[image]}"
             hint = "scores are numbers"
-            raise InputError(f"score {score}", file="predictions", record=record, hint=hint)
+            raise InputError(f"score {score}", file=PREDICTIONS, record=record, hint=hint)
         if iou_type == "mask" and shape["segmentation"]["counts"] is None:
             without_mask += not crowd
             continue
@@ -252,7 +260,7 @@ def _check_sizes(truth: Objects, prediction: Objects) -> None:
             raise size_mismatch(image, *texts)
 
 
-def _label(index: ClassIndex, class_id: int, source: str, image: str) -> int | None:
+def _label(index: ClassIndex, class_id: int, source: Side, image: str) -> int | None:
     try:
         return index[class_id]
     except KeyError:

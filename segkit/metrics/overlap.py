@@ -8,7 +8,8 @@ import numpy as np
 from segkit.errors import InputError
 from segkit.masks.iou import intersect
 from segkit.masks.run_lengths import Ints, Runs
-from segkit.metrics.regions import Regions, size_mismatch
+from segkit.metrics.regions import Regions
+from segkit.metrics.sides import GROUND_TRUTH, PREDICTIONS, Side, size_mismatch
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ def overlap(truth: Regions, prediction: Regions) -> Overlap:
             an image's size.
     """
     _check_sizes(truth, prediction)
-    first = _in_pixel_order(truth, "ground truth")
-    second = _in_pixel_order(prediction, "predictions")
+    first = _in_pixel_order(truth, GROUND_TRUTH)
+    second = _in_pixel_order(prediction, PREDICTIONS)
     row, column = _pair_numbers(truth, prediction)
     true_run, predicted_run, pixels = intersect(first, second)
     pair = row[first.mask][true_run]
@@ -57,7 +58,7 @@ def _check_sizes(truth: Regions, prediction: Regions) -> None:
         raise size_mismatch(truth.ids[i], *sizes)
 
 
-def _in_pixel_order(regions: Regions, source: str) -> Runs:
+def _in_pixel_order(regions: Regions, source: Side) -> Runs:
     """The runs of all segments sorted by pixel; segments of an image must not overlap."""
     runs = regions.decode(source)
     bits = max(len(runs.start).bit_length(), 1)
@@ -72,7 +73,7 @@ def _in_pixel_order(regions: Regions, source: str) -> Runs:
     return replace(runs, start=start, end=end, mask=mask)
 
 
-def _overlapping(regions: Regions, mask: Ints, clash: Ints, source: str) -> InputError:
+def _overlapping(regions: Regions, mask: Ints, clash: Ints, source: Side) -> InputError:
     images = sorted({regions.ids[regions.image[mask[place]]] for place in clash})
     place = clash[0]
     pair = f"{regions.name(int(mask[place]))} and {regions.name(int(mask[place + 1]))} overlap"

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,6 +19,7 @@ from segkit.metrics.prediction_ids import (
     images_by_name,
     images_of_set,
 )
+from segkit.metrics.sides import PREDICTIONS
 from segkit.sample import Sample
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
@@ -27,8 +27,6 @@ from segkit.shards.versions import MANIFEST, versions
 from segkit.storage import list_names, location
 from segkit.taxonomy import Taxonomy
 
-GROUND_TRUTH, PREDICTIONS = "ground truth", "predictions"
-"""How metrics name the two sides in errors, see `named_files`."""
 _MASKS_HINT = "leave --prediction-masks out"
 
 
@@ -296,18 +294,6 @@ def count_missing(predictions: Predictions, truth: ShardSet) -> int:
         message = f"two images of the same id: {_listed(repeated)}"
         raise InputError(message, file=truth.path, hint="give every image its own id")
     return len(known) - len(ids)
-
-
-@contextmanager
-def named_files(truth: ShardSet, predictions: Predictions) -> Iterator[None]:
-    """Name the files of both sides in the errors of metrics, which only know the sides."""
-    try:
-        yield
-    except InputError as error:
-        files: dict[object, object] = {GROUND_TRUTH: truth.path, PREDICTIONS: predictions.file}
-        if isinstance(error.file, str) and error.file in files:
-            raise error.in_file(files[error.file]) from error
-        raise
 
 
 def _no_panoptic_file(path: Path) -> InputError:

@@ -8,16 +8,10 @@ from numpy.typing import NDArray
 
 from segkit.errors import InputError
 from segkit.masks.run_lengths import Bytes, Ints, Runs, decode_runs, first_malformed, join
+from segkit.metrics.sides import Side, malformed_mask, missing_mask, unknown_class
 from segkit.sample import Sample
-from segkit.shards.label_files import DAMAGE_HINT
 
 Flags = NDArray[np.bool_]
-MASKS_HINT = (
-    "`segkit pseudolabel` makes masks from boxes, `segkit eval --task instance --by box` compares"
-    " boxes"
-)
-"""Hint where boxes cannot be evaluated; it reads the same from every command."""
-_SIZE_HINT = "predict at the size of the image"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +41,14 @@ class Regions:
 
     @classmethod
     def from_samples(
-        cls, samples: Sequence[Sample], index: Mapping[int, int], source: str
+        cls, samples: Sequence[Sample], index: Mapping[int, int], source: Side
     ) -> "Regions":
         """Columns of the samples' segments.
 
         Args:
             samples: images; every segment must have a mask.
             index: class index of each class id.
-            source: name of the samples in messages ("ground truth", "predictions").
+            source: the side that errors name.
 
         Raises:
             InputError: a segment has no mask, or is of a class that `index` does not list.
@@ -123,7 +117,7 @@ class Regions:
         place = segment - int(np.searchsorted(self.image, self.image[segment]))
         return f"image {self.ids[self.image[segment]]}, segment {place}"
 
-    def decode(self, source: str) -> Runs:
+    def decode(self, source: Side) -> Runs:
         """Runs of all segments on one pixel axis (image after image).
 
         Raises:
@@ -154,46 +148,3 @@ def annotated_labels(
         None if ids is None else np.array([index[c] for c in ids if c in index], np.int64)
         for ids in annotated
     )
-
-
-def unknown_class(class_id: int, source: str, image: str) -> InputError:
-    """The error for a segment of a class that the vocabulary does not list."""
-    message = f"category {class_id} is not in the vocabulary"
-    hint = "predict in the vocabulary of the ground truth"
-    if source == "ground truth":
-        hint = DAMAGE_HINT
-    return InputError(message, file=source, record=f"image {image}", hint=hint)
-
-
-def missing_mask(source: str, image: str) -> InputError:
-    """The error for a segment that is only a box where masks are compared."""
-    message = "a segment has a box but no mask"
-    return InputError(message, file=source, record=f"image {image}", hint=MASKS_HINT)
-
-
-def malformed_mask(source: str, record: str | None) -> InputError:
-    """The error for a mask whose string is not that of run lengths."""
-    message, hint = "a mask whose run lengths are damaged", "write masks as COCO's run lengths"
-    return InputError(message, file=source, record=record, hint=hint)
-
-
-def size_mismatch(
-    image: str, predicted: str, true: str, *, noun: str = "the prediction", hint: str = _SIZE_HINT
-) -> InputError:
-    """The error for a prediction whose size differs from that of its image."""
-    message = f"{noun} is {predicted}, the image {true}"
-    return InputError(message, file="predictions", record=f"image {image}", hint=hint)
-
-
-def require_image_size(
-    prediction: Sample,
-    image: Sample,
-    file: object = "predictions",
-    *,
-    noun: str = "the prediction",
-    hint: str = _SIZE_HINT,
-) -> None:
-    """Raise InputError unless a prediction, or what the noun names, has the size of its image."""
-    if (prediction.width, prediction.height) != (image.width, image.height):
-        sizes = (f"{side.width} x {side.height}" for side in (prediction, image))
-        raise size_mismatch(image.id, *sizes, noun=noun, hint=hint).in_file(file)

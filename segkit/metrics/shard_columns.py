@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from segkit.masks.run_lengths import Ints
 from segkit.metrics.objects import IouType, Objects
-from segkit.metrics.regions import Regions, annotated_labels, missing_mask, unknown_class
+from segkit.metrics.regions import Regions, annotated_labels
+from segkit.metrics.sides import Side, missing_mask, unknown_class
 from segkit.shards.arrow import boxes, elements, flags, numbers, reals, texts
 from segkit.shards.label_columns import read_columns
 from segkit.shards.reader import ShardSet
@@ -19,14 +20,14 @@ _OBJECT = ("class_id", "is_crowd", "ignore", "area", "score")
 
 
 def read_regions(
-    shards: ShardSet, batch: int, source: str, rows: range | None = None
+    shards: ShardSet, batch: int, source: Side, rows: range | None = None
 ) -> Iterator[Regions]:
     """Batches of `batch` images in the set's order; only the last may be smaller.
 
     Args:
         shards: every segment must have a mask; its taxonomy numbers the labels.
         batch: images at once.
-        source: name of the set in messages ("ground truth", "predictions").
+        source: the side that errors name.
         rows: some consecutive images of the set; None for all.
 
     Raises:
@@ -108,7 +109,7 @@ def _objects(table: Any, iou_types: Collection[IouType]) -> Objects:
     )
 
 
-def _regions(table: Any, batch: int, shards: ShardSet, source: str) -> Iterator[Regions]:
+def _regions(table: Any, batch: int, shards: ShardSet, source: Side) -> Iterator[Regions]:
     """Regions of each `batch` rows; the bytes of the masks are not copied."""
     table = table.combine_chunks()
     ids = table.column("id").to_pylist()
@@ -129,7 +130,7 @@ def _regions(table: Any, batch: int, shards: ShardSet, source: str) -> Iterator[
         yield Regions(*images, text, bounds - bounds[0], *columns)
 
 
-def _labels(segments: Any, image: Ints, ids: list[str], shards: ShardSet, source: str) -> Ints:
+def _labels(segments: Any, image: Ints, ids: list[str], shards: ShardSet, source: Side) -> Ints:
     """(S,) class indices; a taxonomy is ordered by id."""
     column = segments.field("class_id")
     if not len(column):
@@ -146,7 +147,7 @@ def _labels(segments: Any, image: Ints, ids: list[str], shards: ShardSet, source
 
 
 def _mask_bytes(
-    segments: Any, image: Ints, ids: list[str], source: str
+    segments: Any, image: Ints, ids: list[str], source: Side
 ) -> tuple[NDArray[np.uint8], Ints]:
     """(B,) bytes of all masks, and (S + 1,) offsets at which each begins and the last one ends."""
     masks = segments.field("mask")

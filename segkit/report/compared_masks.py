@@ -13,7 +13,7 @@ from segkit.inference.teacher import Teacher
 from segkit.masks import rle
 from segkit.masks.boxes import Mask
 from segkit.masks.iou import mask_iou
-from segkit.metrics.regions import require_image_size
+from segkit.metrics.sides import require_image_size
 from segkit.report.labeled_boxes import Floats, HiddenTruth, Ints, LabeledBoxes
 from segkit.report.preview import spread
 from segkit.sample import Sample, Segment

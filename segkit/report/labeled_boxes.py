@@ -11,7 +11,7 @@ from segkit.errors import InputError
 from segkit.inference.mask_statistics import is_new_mask, masked_before
 from segkit.masks.boxes import in_size
 from segkit.metrics.box_prompt_iou import matched_iou
-from segkit.metrics.regions import require_image_size
+from segkit.metrics.sides import require_image_size
 from segkit.sample import Sample, Segment, needs_mask
 from segkit.shards.label_columns import read_segments
 from segkit.shards.reader import ShardSet

@@ -12,7 +12,7 @@ from segkit.file_names import known_form
 from segkit.images.draw import Picture, enlarged_overlay, save_png
 from segkit.images.picture_grid import Tile, fit_tile, picture_grid
 from segkit.metrics.prediction_ids import images_of_set
-from segkit.metrics.regions import require_image_size
+from segkit.metrics.sides import require_image_size
 from segkit.sample import MIN_DRAWN_SCORE, Sample, Segment
 from segkit.shards.manifest import SetKind
 from segkit.shards.reader import ShardSet

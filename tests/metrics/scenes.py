@@ -208,7 +208,9 @@ def records(truths, predictions, index, iou_type, first=1):
 
 def regions(pairs, names):
     """Regions of both sides of pairs of samples."""
-    return tuple(Regions.from_samples(side, names.index, "x") for side in zip(*pairs, strict=True))
+    return tuple(
+        Regions.from_samples(side, names.index, "predictions") for side in zip(*pairs, strict=True)
+    )
 
 
 def updated(metric, batches):
