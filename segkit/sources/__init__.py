@@ -31,6 +31,7 @@ What people draw in labeling tools:
     annotation_files.py  folders with an annotation file for each image
     xml_files.py       read XML without entities, one element at a time
     data_yaml.py       read data.yaml of YOLO
+    yolo_files.py      find the images and label files of YOLO
     label_studio_regions.py  read the regions of Label Studio
     file_format.py     the format of an annotation file, for errors that name the right command
     recognize.py       the format of a data set, for `convert auto`

@@ -191,7 +191,7 @@ def _yolo_folder(path: Path, split: str | None) -> Recognition | None:
         names = [entry.name for entry in described]
         file = described[names.index("data.yaml") if "data.yaml" in names else 0]
         return _yolo(file, split)
-    from segkit.sources.yolo_labels import NAME_FILES
+    from segkit.sources.yolo_files import NAME_FILES
 
     if any((path / name).is_file() for name in NAME_FILES):
         return _yolo(path, split)
