@@ -183,10 +183,9 @@ def _plan(
 
     check_device(device)
     inputs = check_inputs(load_recipe(recipe, with_steps(overrides, steps)), sets, eval_data)
-    opened = [(shards, weight) for _, shards, weight in inputs.datasets]
     if os.environ.get("RANK", "0") != "0":  # torchrun starts one process for each GPU
         return
-    plan = plan_training(inputs.recipe, opened, out, device=device)
+    plan = plan_training(inputs.recipe, inputs.datasets, out, device=device)
     paces = [
         (pace.name, pace.images, pace.samples_per_step, pace.steps_per_epoch, pace.epochs)
         for pace in plan.sets

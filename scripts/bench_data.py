@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segkit.data.batch import Batch
+from segkit.data.check_sets import NamedDataset
 from segkit.data.mix import DataMix
 from segkit.demo.layouts import write_native_sets
 from segkit.recipes.schema import DataConfig
@@ -143,7 +144,7 @@ def verify_milliseconds(shards: ShardSet, seconds: float) -> float:
 
 def loader_rate(shards: ShardSet, config: DataConfig, seconds: float) -> tuple[Rate, float]:
     """The rate of the loader once its workers run, and the targets per sample."""
-    mix = DataMix([("set", shards, 1.0)], config, seed=0)
+    mix = DataMix([NamedDataset("set", shards, 1.0)], config, seed=0)
     batches: Iterator[tuple[int, Batch]] = mix.batches(0, 1_000_000)
     for _ in range(3 + 2 * config.workers):  # start-up, caches and prefetched batches
         next(batches)

@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from bench_inference import scenes, time_of, untrained
 from experiments import ROOT, markdown
 
+from segkit.data.check_sets import NamedDataset
 from segkit.data.mix import DataMix
 from segkit.inference.outputs import predict_set
 from segkit.recipes.schema import DataConfig
@@ -78,7 +79,8 @@ def main() -> None:
 
         def train(data: ShardSet) -> None:
             config = DataConfig(image_size=128, batch_size=BATCH, workers=0)
-            for _ in DataMix([("set", data, 1.0)], config, seed=0).batches(0, len(data) // BATCH):
+            mix = DataMix([NamedDataset("set", data, 1.0)], config, seed=0)
+            for _ in mix.batches(0, len(data) // BATCH):
                 pass
 
         def predict(data: ShardSet) -> None:

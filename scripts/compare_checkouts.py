@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections import namedtuple
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -28,6 +29,8 @@ IMAGES = {"convert": 300, "eval": 200}
 """Generated images of the inputs."""
 BATCHES, BATCH = 8, 8
 Work = dict[str, Callable[[], Any]]
+Dataset = namedtuple("Dataset", "name shards weight")
+"""A data set as every checkout reads it: earlier ones unpack a tuple."""
 
 
 def prepare(folder: Path, real: Path | None) -> None:
@@ -112,7 +115,8 @@ def data_work(folder: Path, real: Path | None) -> Work:
 
     def load(path: Path) -> None:
         config = DataConfig(image_size=256, batch_size=BATCH, zoom_probability=0.3, workers=0)
-        batches = DataMix([("set", ShardSet.open(path), 1.0)], config, seed=0).batches(0, 10**6)
+        data = [Dataset("set", ShardSet.open(path), 1.0)]
+        batches = DataMix(data, config, seed=0).batches(0, 10**6)
         for _ in islice(batches, BATCHES):
             pass
 

@@ -192,7 +192,6 @@ class Bench:
 
 
 def read_batches(setup: TrainingSetup, count: int) -> list[tuple[int, Batch]]:
-    sets = [(data.name, data.shards, data.weight) for data in setup.datasets]
-    mix = DataMix(sets, setup.recipe.data, seed=0)
+    mix = DataMix(setup.datasets, setup.recipe.data, seed=0)
     with closing(mix.batches(0, count)) as batches:
         return list(itertools.islice(batches, count))

@@ -1,6 +1,7 @@
 """Check the data sets of a training run; imports no PyTorch."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from segkit.data.mask_policy import concerns, mask_policies
 from segkit.errors import InputError
@@ -10,18 +11,29 @@ from segkit.shards.manifest import TASKS, Task
 from segkit.shards.reader import ShardSet
 
 
-def check_sets(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:
+@dataclass(frozen=True)
+class NamedDataset:
+    """A shard set under the name that logs and mask policies use."""
+
+    name: str
+    shards: ShardSet
+    weight: float
+    """Sampling weight: how often steps draw the data set, relative to the others."""
+
+
+def check_sets(sets: Sequence[NamedDataset], config: DataConfig) -> None:
     """Check names, weights and mask policies of data sets.
 
     Raises:
         InputError: no data set, an empty one, one of labels only, one twice, a name used twice, a
             weight that is not positive, or a policy for a set or class that does not exist.
     """
-    names = [name for name, _, _ in sets]
+    names = [data.name for data in sets]
     if not names:
         raise InputError("no data set", hint="give at least one with --data")
-    paths = [shards.path for _, shards, _ in sets]
-    for name, shards, weight in sets:
+    paths = [data.shards.path for data in sets]
+    for data in sets:
+        name, shards, weight = data.name, data.shards, data.weight
         if paths.count(shards.path) > 1:
             hint = "give it once, followed by its weight: SET=WEIGHT"
             raise InputError("the same set is given more than once", file=shards.path, hint=hint)
@@ -40,7 +52,7 @@ def check_sets(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) 
             raise InputError("no such data set", record=f"data.mask_policy.{key}", hint=hint)
 
 
-def require_targets(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:
+def require_targets(sets: Sequence[NamedDataset], config: DataConfig) -> None:
     """Raise InputError for a data set that nothing can be learned from.
 
     That is one without a segment that can become a target: not a crowd, not ignored, of a class
@@ -48,17 +60,18 @@ def require_targets(sets: Sequence[tuple[str, ShardSet, float]], config: DataCon
     accompany other sets, since there everything is background.
     """
     usable = {}
-    for name, shards, _ in sets:
-        policies, task = mask_policies(name, shards.taxonomy, config), TASKS[shards.manifest.kind]
-        usable[name] = any(
+    for data in sets:
+        policies = mask_policies(data.name, data.shards.taxonomy, config)
+        task = TASKS[data.shards.manifest.kind]
+        usable[data.name] = any(
             is_target(segment, task, policies)
-            for sample in shards.samples()
+            for sample in data.shards.samples()
             for segment in sample.segments
         )
-    for name, shards, _ in sets:
-        segments = shards.manifest.statistics.segments
-        negatives = not segments and TASKS[shards.manifest.kind] == "instance"
-        if usable[name] or (negatives and any(usable.values())):
+    for data in sets:
+        segments = data.shards.manifest.statistics.segments
+        negatives = not segments and TASKS[data.shards.manifest.kind] == "instance"
+        if usable[data.name] or (negatives and any(usable.values())):
             continue
         message, hint = "it has no segments to learn from", "leave the data set out"
         if segments:
@@ -67,24 +80,22 @@ def require_targets(sets: Sequence[tuple[str, ShardSet, float]], config: DataCon
                 "they are crowds, ignored, stuff in a set of instances, or of mask policy none; "
                 "for COCO crowds that are objects, `segkit convert coco --crowds-as-objects`"
             )
-        raise InputError(message, file=shards.path, hint=hint)
+        raise InputError(message, file=data.shards.path, hint=hint)
 
 
-def require_things(
-    sets: Sequence[tuple[str, ShardSet, float]], recipe: Recipe, *, resume: bool
-) -> None:
+def require_things(sets: Sequence[NamedDataset], recipe: Recipe, *, resume: bool) -> None:
     """Raise InputError where foreground queries, or keys that concern boxes, find nothing.
 
     With `resume`, some of them are accepted: the interrupted run may be of a version that did.
     """
     things = {
-        name: any(category.kind == "thing" for category in shards.taxonomy.categories)
-        for name, shards, _ in sets
+        data.name: any(category.kind == "thing" for category in data.shards.taxonomy.categories)
+        for data in sets
     }
-    for name, shards, _ in sets:
-        if not things[name] and TASKS[shards.manifest.kind] == "instance":
+    for data in sets:
+        if not things[data.name] and TASKS[data.shards.manifest.kind] == "instance":
             hint = "leave the data set out"
-            raise InputError("none of its classes is a thing", file=shards.path, hint=hint)
+            raise InputError("none of its classes is a thing", file=data.shards.path, hint=hint)
     if not any(things.values()):
         message = "no class of the data sets is a thing, which foreground queries are for"
         raise InputError(message, record="model.foreground", hint="set it to 0")
@@ -93,28 +104,29 @@ def require_things(
         ("model.refine_boxes", recipe.model.refine_boxes and not resume, "set it to false"),
         ("inference.boxes", recipe.inference.boxes == "head" and not resume, "set it to mask"),
     )
-    if all(TASKS[shards.manifest.kind] == "semantic" for _, shards, _ in sets):
+    if all(TASKS[data.shards.manifest.kind] == "semantic" for data in sets):
         message = "no data set has boxes of things: those of semantic sets are unions"
         for key, is_set, hint in of_boxes:
             if is_set:
                 raise InputError(message, record=key, hint=hint)
 
 
-def require_boxes(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> None:
+def require_boxes(sets: Sequence[NamedDataset], config: DataConfig) -> None:
     """Raise InputError unless some thing, outside of semantic sets, trains with only its box."""
     if not has_boxes_only(sets, config):
         message, hint = "no data set has boxes without masks", 'set it to "off"'
         raise InputError(message, record="loss.box_assist", hint=hint)
 
 
-def has_boxes_only(sets: Sequence[tuple[str, ShardSet, float]], config: DataConfig) -> bool:
+def has_boxes_only(sets: Sequence[NamedDataset], config: DataConfig) -> bool:
     """Whether some thing, outside of semantic sets, trains with only its box."""
-    for name, shards, _ in sets:
-        policies, task = mask_policies(name, shards.taxonomy, config), TASKS[shards.manifest.kind]
+    for data in sets:
+        policies = mask_policies(data.name, data.shards.taxonomy, config)
+        task = TASKS[data.shards.manifest.kind]
         if task != "semantic" and any(
             segment.kind == "thing"
             and (segment.mask is None or policies[segment.class_id] == "box")
-            for sample in shards.samples()
+            for sample in data.shards.samples()
             for segment in sample.segments
             if is_target(segment, task, policies)
         ):
@@ -122,10 +134,10 @@ def has_boxes_only(sets: Sequence[tuple[str, ShardSet, float]], config: DataConf
     return False
 
 
-def require_scores(sets: Sequence[tuple[str, ShardSet, float]]) -> None:
+def require_scores(sets: Sequence[NamedDataset]) -> None:
     """Raise InputError where no set has a pseudo-mask with a score."""
-    for _, shards, _ in sorted(sets, key=lambda item: item[1].manifest.command != "pseudolabel"):
-        for sample in shards.samples():
+    for data in sorted(sets, key=lambda data: data.shards.manifest.command != "pseudolabel"):
+        for sample in data.shards.samples():
             if any(s.mask_from == "pseudo" and s.score is not None for s in sample.segments):
                 return
     message = "no data set has pseudo-masks with scores"

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segkit.data.augment import Crop, Image, color_jitter, jitter_crop, zoom_crop
 from segkit.data.batch import Batch, CollatedBatch, Targets, collate, uncollate
-from segkit.data.check_sets import check_sets
+from segkit.data.check_sets import NamedDataset, check_sets
 from segkit.data.mask_policy import mask_policies
 from segkit.data.schedule import Schedule, positions
 from segkit.data.targets import build_targets
@@ -22,7 +22,6 @@ from segkit.errors import InputError, SegkitError
 from segkit.recipes.schema import DataConfig, MaskPolicy
 from segkit.sample import Sample
 from segkit.shards.manifest import TASKS, Task
-from segkit.shards.reader import ShardSet
 from segkit.stopping import SIGNALS, set_child_signals, signals_blocked
 from segkit.taxonomy import Taxonomy
 
@@ -32,13 +31,9 @@ EXIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class MixedSet:
+class MixedSet(NamedDataset):
     """One data set of a mix."""
 
-    name: str
-    shards: ShardSet
-    weight: float
-    """Sampling weight, relative to those of the other sets."""
     task: Task
     policies: Mapping[int, MaskPolicy]
     """Mask policy of every class id."""
@@ -55,7 +50,7 @@ class DataMix:
     """The batches of a run, a function of the sets, the configuration, the seed and the step.
 
     Args:
-        sets: name, shard set and sampling weight of each data set; weights are relative.
+        sets: the data sets; their weights are relative.
         config: crops, batch size (of one rank) and mask policies.
         seed: of draws, orders and augmentation.
         trust_scores: weight pseudo-masks by their scores, see `build_targets`.
@@ -69,7 +64,7 @@ class DataMix:
 
     def __init__(
         self,
-        sets: Sequence[tuple[str, ShardSet, float]],
+        sets: Sequence[NamedDataset],
         config: DataConfig,
         *,
         seed: int,
@@ -81,14 +76,14 @@ class DataMix:
         self.config, self.rank, self.world_size = config, rank, world_size
         self.sets = tuple(
             MixedSet(
-                name=name,
-                shards=shards,
-                weight=weight,
-                task=TASKS[shards.manifest.kind],
-                policies=mask_policies(name, shards.taxonomy, config),
+                name=data.name,
+                shards=data.shards,
+                weight=data.weight,
+                task=TASKS[data.shards.manifest.kind],
+                policies=mask_policies(data.name, data.shards.taxonomy, config),
                 trust_scores=trust_scores,
             )
-            for name, shards, weight in sets
+            for data in sets
         )
         rows = [[part.rows for part in mixed.shards.manifest.parts] for mixed in self.sets]
         weights = [mixed.weight for mixed in self.sets]

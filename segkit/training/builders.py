@@ -18,7 +18,7 @@ _CLASS_PRIOR = 0.01
 def build_mix(setup: TrainingSetup) -> DataMix:
     """The batches of this process."""
     return DataMix(
-        [(data.name, data.shards, data.weight) for data in setup.datasets],
+        setup.datasets,
         setup.recipe.data,
         seed=setup.recipe.training.seed,
         trust_scores=setup.recipe.loss.trust_scores,

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from segkit.data.check_sets import (
+    NamedDataset,
     check_sets,
     require_boxes,
     require_scores,
@@ -55,8 +56,6 @@ from segkit.text.encoding import Encoding
 from segkit.text.indistinct import indistinct_notes
 from segkit.workers.devices import check_device, torchrun_ranks
 
-NamedSet = tuple[str, ShardSet, float]
-"""Name, shard set and sampling weight."""
 _FREE_KEYS: dict[str, tuple[str, ...]] = {
     "data": ("workers", "verify_images"),
     "training": ("checkpoint_every", "evaluate_every", "keep_checkpoints", "loggers"),
@@ -71,8 +70,8 @@ class TrainingInputs:
     """The checked inputs of a training run."""
 
     recipe: Recipe
-    datasets: list[NamedSet]
-    eval_datasets: list[NamedSet]
+    datasets: list[NamedDataset]
+    eval_datasets: list[NamedDataset]
 
 
 def check_training(
@@ -159,9 +158,11 @@ def count_masks(inputs: TrainingInputs) -> dict[str, PolicyCounts]:
     """Count what the mask policies of each data set use and drop; empty without policies."""
     config = inputs.recipe.data
     return {
-        name: count_policies(shards, mask_policies(name, shards.taxonomy, config))
-        for name, shards, _ in inputs.datasets
-        if any(concerns(key, name) for key in config.mask_policy)
+        data.name: count_policies(
+            data.shards, mask_policies(data.name, data.shards.taxonomy, config)
+        )
+        for data in inputs.datasets
+        if any(concerns(key, data.name) for key in config.mask_policy)
     }
 
 
@@ -178,7 +179,7 @@ def check_loggers(recipe: Recipe) -> None:
 
 def name_sets(
     data: Sequence[tuple[str, float]], names: Sequence[str] | None = None
-) -> list[NamedSet]:
+) -> list[NamedDataset]:
     """Open sets by `names`: by default their own, or their directories' where two share one."""
     for spec, weight in data:
         if not 0 < weight < math.inf:
@@ -191,10 +192,10 @@ def name_sets(
             shards.manifest.name if count[shards.manifest.name] == 1 else shards.path.parent.name
             for shards, _ in opened
         ]
-    return [(name, *pair) for name, pair in zip(names, opened, strict=True)]
+    return [NamedDataset(name, *pair) for name, pair in zip(names, opened, strict=True)]
 
 
-def resolve_unseen(recipe: Recipe, datasets: Sequence[NamedSet]) -> Recipe:
+def resolve_unseen(recipe: Recipe, datasets: Sequence[NamedDataset]) -> Recipe:
     """Set `inference.unseen` to the unseen classes of the sets' zero-shot splits.
 
     Raises:
@@ -203,23 +204,24 @@ def resolve_unseen(recipe: Recipe, datasets: Sequence[NamedSet]) -> Recipe:
     """
     unseen: dict[str, str] = {}
     words: dict[str, str] = {}
-    for name, shards, _ in datasets:
-        record = ZeroShotRecord.from_set(shards)
+    for data in datasets:
+        record = ZeroShotRecord.from_set(data.shards)
         for category in record.taxonomy.categories if record else ():
-            unseen[category.name] = name
+            unseen[category.name] = data.name
             words |= {normalize(word): category.name for word in (category.name, *category.words)}
     if not unseen:
         return recipe
-    for name, shards, _ in datasets:
-        counts = shards.manifest.statistics.classes
-        for class_id, label in shards.taxonomy.unique_names.items():
-            category = shards.taxonomy.by_id[class_id]
+    for data in datasets:
+        counts = data.shards.manifest.statistics.classes
+        taxonomy = data.shards.taxonomy
+        for class_id, label in taxonomy.unique_names.items():
+            category = taxonomy.by_id[class_id]
             known = [word for word in (label, *category.words) if normalize(word) in words]
             if known and counts[label].segments:
                 split_set = unseen[words[normalize(known[0])]]
                 message = f"has {counts[label].segments} segments of {label!r}, which is unseen"
                 hint = f"split it as well: the run would see what the split of {split_set} hides"
-                raise InputError(message, file=shards.path, record=name, hint=hint)
+                raise InputError(message, file=data.shards.path, record=data.name, hint=hint)
     names = recipe.inference.unseen
     if names and {*names} != {*unseen}:
         message = f"names {len(names)} classes, the splits of the sets {len(unseen)} others"
@@ -228,20 +230,20 @@ def resolve_unseen(recipe: Recipe, datasets: Sequence[NamedSet]) -> Recipe:
     return recipe.model_copy(update={"inference": inference})
 
 
-def check_eval_sets(datasets: Sequence[NamedSet]) -> None:
+def check_eval_sets(datasets: Sequence[NamedDataset]) -> None:
     """Raise InputError where two evaluation sets share a name, or one has boxes without masks or
     no images."""
-    count = Counter(name for name, _, _ in datasets)
-    for name, shards, _ in datasets:
-        if count[name] > 1:
+    count = Counter(data.name for data in datasets)
+    for data in datasets:
+        if count[data.name] > 1:
             raise InputError(
-                f"two sets of --eval-data are called {name!r}",
-                file=shards.path,
+                f"two sets of --eval-data are called {data.name!r}",
+                file=data.shards.path,
                 hint="leave one of them out, or give it another name",
             )
-    for _, shards, _ in datasets:
-        shards.require_images()
-        check_task(shards, TASKS[shards.manifest.kind], EvalOptions())
+    for data in datasets:
+        data.shards.require_images()
+        check_task(data.shards, TASKS[data.shards.manifest.kind], EvalOptions())
 
 
 def encode_names(inputs: TrainingInputs) -> list[str]:
@@ -252,10 +254,10 @@ def encode_names(inputs: TrainingInputs) -> list[str]:
     """
     store = EmbeddingStore(recipe_encoding(inputs.recipe))
     notes = []
-    for name, shards, _ in (*inputs.datasets, *inputs.eval_datasets):
-        categories = shards.taxonomy.categories
+    for data in (*inputs.datasets, *inputs.eval_datasets):
+        categories = data.shards.taxonomy.categories
         store.add(store.missing_words(categories))
-        notes += [f"{name}: {text}" for text in indistinct_notes(categories, store)]
+        notes += [f"{data.name}: {text}" for text in indistinct_notes(categories, store)]
     return list(dict.fromkeys(notes))
 
 
@@ -267,10 +269,10 @@ def resolve_text_dim(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"text_dim": width})})
 
 
-def _require_truth(sets: Sequence[NamedSet]) -> None:
+def _require_truth(sets: Sequence[NamedDataset]) -> None:
     """Raise InputError for a set on which no figure of an evaluation is defined: it has no images,
     or no segment that its metric counts."""
-    for _, shards, _ in sets:
+    for shards in (data.shards for data in sets):
         if uncounted_truth(shards, TASKS[shards.manifest.kind]) is None:
             continue
         segments = shards.manifest.statistics.segments
@@ -374,7 +376,7 @@ def _early_fingerprint(inputs: TrainingInputs, left: dict[str, Any]) -> dict[str
     recipe = inputs.recipe.model_dump(mode="json")
     model = left.get("recipe", {}).get("model", {})
     recipe["model"] |= {key: model[key] for key in RESOLVED_KEYS if key in model}
-    data = {name: [shards.manifest.digest, weight] for name, shards, weight in inputs.datasets}
+    data = {data.name: [data.shards.manifest.digest, data.weight] for data in inputs.datasets}
     text = text_fingerprint(inputs.recipe)
     if text["encoder"] is None:
         text["encoder"] = left.get("text", {}).get("encoder")

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkit.atomic import existing_folder
+from segkit.data.check_sets import NamedDataset
 from segkit.errors import InputError
 from segkit.extras import MissingExtraError, require_extra
 from segkit.hub import CONFIG, WEIGHTS, is_cached, is_hugging_face, model_name
 from segkit.model.weights_file import weights_file
 from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import check_init_from
-from segkit.shards.reader import ShardSet
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training.preflight import check_loggers, recipe_encoding
 from segkit.training.unit_costs import GPUS, crop_flops, gpu_hours
@@ -99,7 +99,7 @@ class TrainingPlan:
 
 
 def plan_training(
-    recipe: Recipe, data: Sequence[tuple[ShardSet, float]], out: Path, *, device: str = "auto"
+    recipe: Recipe, data: Sequence[NamedDataset], out: Path, *, device: str = "auto"
 ) -> TrainingPlan:
     """Plan a run; reads manifests only.
 
@@ -107,7 +107,7 @@ def plan_training(
 
     Args:
         recipe: with `model.init_from` resolved.
-        data: sets and their sampling weights.
+        data: the data sets.
         out: where the run is to be written.
         device: auto, cpu, cuda or cuda:N.
     """
@@ -142,15 +142,13 @@ def plan_training(
     )
 
 
-def _set_plans(
-    recipe: Recipe, data: Sequence[tuple[ShardSet, float]], samples: int
-) -> Iterator[SetPlan]:
-    total = sum(weight for _, weight in data)
-    for shards, weight in data:
-        share = 1.0 if recipe.data.mixing == "all" else weight / total
-        per_step, steps, images = share * samples, recipe.training.steps, len(shards)
+def _set_plans(recipe: Recipe, data: Sequence[NamedDataset], samples: int) -> Iterator[SetPlan]:
+    total = sum(dataset.weight for dataset in data)
+    for dataset in data:
+        share = 1.0 if recipe.data.mixing == "all" else dataset.weight / total
+        per_step, steps, images = share * samples, recipe.training.steps, len(dataset.shards)
         yield SetPlan(
-            name=shards.manifest.name,
+            name=dataset.shards.manifest.name,
             images=images,
             share=share,
             samples_per_step=per_step,
@@ -173,11 +171,11 @@ def _as_missing(name: str, error: InputError) -> Missing:
     return Missing(name, error.message, error.hint or "")
 
 
-def _check_embeddings(recipe: Recipe, data: Sequence[tuple[ShardSet, float]]) -> None:
+def _check_embeddings(recipe: Recipe, data: Sequence[NamedDataset]) -> None:
     store = EmbeddingStore(recipe_encoding(recipe))
-    for shards, _ in data:
+    for dataset in data:
         try:
-            store.embed(shards.taxonomy)
+            store.embed(dataset.shards.taxonomy)
         except InputError as error:
             hint = f"{error.hint}, or the run encodes them at its start"
             raise InputError(error.message, hint=hint) from error
@@ -223,7 +221,7 @@ def _check_timm_weights(backbone: str) -> None:
 
 
 def _estimate(
-    recipe: Recipe, data: Sequence[tuple[ShardSet, float]], processes: int, device: str
+    recipe: Recipe, data: Sequence[NamedDataset], processes: int, device: str
 ) -> "tuple[Memory, int]":
     """The memory of a step in each process, and the bytes of its device."""
     import torch
@@ -234,7 +232,7 @@ def _estimate(
     place = choose_device(device)
     memory = estimate_memory(
         recipe,
-        classes=max(len(shards.taxonomy.categories) for shards, _ in data),
+        classes=max(len(dataset.shards.taxonomy.categories) for dataset in data),
         boxes=max(1, math.ceil(_segments_per_image(data))),  # at 0, no decoder would run
         processes=processes,
         cuda=place.type == "cuda",
@@ -244,9 +242,9 @@ def _estimate(
     return memory, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _segments_per_image(data: Sequence[tuple[ShardSet, float]]) -> float:
+def _segments_per_image(data: Sequence[NamedDataset]) -> float:
     """Mean of the set with the most."""
-    counts = (shards.manifest.statistics for shards, _ in data)
+    counts = (dataset.shards.manifest.statistics for dataset in data)
     return max(count.segments / max(count.images, 1) for count in counts)
 
 
@@ -259,9 +257,7 @@ def _check_memory(memory: "Memory", capacity: int) -> None:
         )
 
 
-def _check_shared_memory(
-    recipe: Recipe, data: Sequence[tuple[ShardSet, float]], processes: int
-) -> None:
+def _check_shared_memory(recipe: Recipe, data: Sequence[NamedDataset], processes: int) -> None:
     """Workers pass batches through shared memory: uint8 images, and masks of a bit a pixel."""
     workers = recipe.data.workers * processes
     if not workers or not SHARED_MEMORY.is_dir():

@@ -3,14 +3,14 @@
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segkit.atomic import write_text
-from segkit.data.check_sets import has_boxes_only
+from segkit.data.check_sets import NamedDataset, has_boxes_only
 from segkit.errors import InputError, Notice, SegkitError
 from segkit.file_names import path_text
 from segkit.inference.calibrate import ScoredBoxes, fit_calibration, score_boxes
@@ -28,7 +28,6 @@ from segkit.shards.versions import resolve, versions
 from segkit.stopping import StoppedError
 from segkit.storage import StrPath, local_path
 from segkit.training.held_out import hold_out
-from segkit.training.preflight import NamedSet
 from segkit.training.selftrain_plan import (
     SelfTrainingPlan,
     encode_classes,
@@ -163,7 +162,7 @@ def run_rounds(
     """
     folder, entries = Path(out).resolve(), list(before)
     write_state(folder, plan, entries)
-    data = [shards for _, shards, _ in plan.data]
+    data = [dataset.shards for dataset in plan.data]
     if plan.held_out is None:
         arguments = {"share": plan.share, "seed": plan.recipe.training.seed}
         data, held_out = hold_out(data, plan.parts, folder, arguments)
@@ -234,7 +233,7 @@ class _Loop:
 
     def label(self, number: int) -> dict[str, Any]:
         """Turn the boxes into masks by the run of a round."""
-        boxes, folder = self.plan.boxes[1], self._folder(number) / "masks"
+        boxes, folder = self.plan.boxes.shards, self._folder(number) / "masks"
         if not versions(folder):
             run = load_run(self._teacher(number), self.device)
             teacher = RunTeacher(run, "box-prompts", tta=self.plan.tta)
@@ -273,15 +272,15 @@ class _Loop:
         folder = self._run_folder(number)
         if existing := versions(folder):
             return existing[min(existing)]
-        name, boxes, weight = self.plan.boxes
-        overrides, steps = self.plan.first_overrides, self.plan.recipe.training.steps
+        boxes, overrides = self.plan.boxes, self.plan.first_overrides
+        steps = self.plan.recipe.training.steps
         if number:
             layer, steps = ShardSet.open(before[-1]["masks"]), self.plan.round_steps
-            if layer.manifest.name != boxes.manifest.name:  # named by an earlier version of segkit
-                name = layer.manifest.name
-            boxes = layer
-        pairs = zip(self.data, self.plan.data, strict=True)
-        sets = [*((known, s, rate) for s, (known, _, rate) in pairs), (name, boxes, weight)]
+            boxes = replace(boxes, shards=layer)
+            if layer.manifest.name != self.plan.boxes.shards.manifest.name:  # of an earlier segkit
+                boxes = replace(boxes, name=layer.manifest.name)
+        pairs = zip(self.plan.data, self.data, strict=True)
+        sets = [*(replace(dataset, shards=shards) for dataset, shards in pairs), boxes]
         if number:
             later = self._later_overrides(Path(before[-1]["run"]), sets)
             overrides = [*self.plan.overrides, *later]
@@ -289,12 +288,12 @@ class _Loop:
             try:
                 train(
                     self.recipe,
-                    [(str(shards.path), rate) for _, shards, rate in sets],
+                    [(str(dataset.shards.path), dataset.weight) for dataset in sets],
                     folder,
                     steps=steps,
                     device=self.device,
                     overrides=overrides,
-                    names=[name for name, _, _ in sets],
+                    names=[dataset.name for dataset in sets],
                     resume=True,
                     callbacks=Callbacks(
                         on_start=lambda taken, steps: advance.resume(taken),
@@ -305,7 +304,7 @@ class _Loop:
                 raise error.with_advice("the same command continues") from None
         return resolve(folder)
 
-    def _later_overrides(self, start: Path, sets: Sequence[NamedSet]) -> list[str]:
+    def _later_overrides(self, start: Path, sets: Sequence[NamedDataset]) -> list[str]:
         """Overrides of a round that starts from a run and trusts its scores.
 
         Masks assist only boxes that got none, so they are off where each box of `sets` got one.

@@ -14,6 +14,7 @@ from typing import Any
 
 from segkit import parse
 from segkit.arguments import check_number
+from segkit.data.check_sets import NamedDataset
 from segkit.errors import InputError, Notice
 from segkit.hub import is_hugging_face
 from segkit.recipes.load import known_recipes, load_recipe
@@ -28,7 +29,6 @@ from segkit.text.embeddings import EmbeddingStore
 from segkit.text.indistinct import indistinct_notes
 from segkit.training.held_out import Parts, check_held_out, draw_parts
 from segkit.training.preflight import (
-    NamedSet,
     TrainingInputs,
     check_inputs,
     encode_names,
@@ -53,9 +53,9 @@ class SelfTrainingPlan:
     """Of the recipe's file; None for a shipped recipe."""
     recipe: Recipe
     """Of the first training."""
-    data: list[NamedSet]
+    data: list[NamedDataset]
     """Sets with masks; the names of sets are the same in all rounds."""
-    boxes: NamedSet
+    boxes: NamedDataset
     """The set whose boxes are labeled in each round."""
     held_out: ShardSet | None
     """A set with masks that no round trains on; None holds a share of `data` back."""
@@ -81,8 +81,8 @@ class SelfTrainingPlan:
         held_out = self.held_out
         return {
             "recipe": self.recipe.model_dump(mode="json"),
-            "data": [[shards.manifest.digest, weight] for _, shards, weight in self.data],
-            "boxes": [self.boxes[1].manifest.digest, self.boxes[2]],
+            "data": [[data.shards.manifest.digest, data.weight] for data in self.data],
+            "boxes": [self.boxes.shards.manifest.digest, self.boxes.weight],
             "held_out": self.share if held_out is None else held_out.manifest.digest,
             "checkpoint": self.checkpoint and read_run_manifest(self.checkpoint).digest,
             "round_steps": self.round_steps,
@@ -131,21 +131,21 @@ def plan_selftraining(
         raise InputError("the recipe trains no box prompts", record=str(recipe), hint=hint)
     inputs = check_inputs(loaded, [*data, boxes], [], resume=resume)
     checked, (*masks, unlabeled) = inputs.recipe, inputs.datasets
-    if not unlabeled[1].manifest.statistics.boxes_only:
+    if not unlabeled.shards.manifest.statistics.boxes_only:
         hint = "give a set with boxes, such as one of `segkit convert coco --boxes-only`"
-        raise InputError("no segment lacks a mask", file=unlabeled[1].path, hint=hint)
+        raise InputError("no segment lacks a mask", file=unlabeled.shards.path, hint=hint)
     if checkpoint is not None:
         check_inference(checkpoint, (), "box-prompts")
     teacher = None if checkpoint is None else run_folder(checkpoint)
     first = teacher or checked.model.init_from
     scored, parts = None, []
     if held_out is None:
-        sets = [shards for _, shards, _ in masks]
-        parts = draw_parts(sets, unlabeled[1], share or SHARE, checked.training.seed)
+        sets = [dataset.shards for dataset in masks]
+        parts = draw_parts(sets, unlabeled.shards, share or SHARE, checked.training.seed)
         scoring = [shards for shards, part in zip(sets, parts, strict=True) if part is not None]
     else:
         scored = ShardSet.open(held_out)
-        check_held_out(scored, [shards for _, shards, _ in inputs.datasets])
+        check_held_out(scored, [dataset.shards for dataset in inputs.datasets])
         scoring = [scored]
     if first is not None and not is_hugging_face(first):
         check_init_from(checked, str(first))
@@ -176,7 +176,7 @@ def encode_classes(plan: SelfTrainingPlan) -> list[str]:
     """
     sets = [*plan.data, plan.boxes]
     notes = encode_names(TrainingInputs(plan.recipe, sets, []))
-    classes = {c.words: c for _, shards, _ in sets for c in shards.taxonomy.categories}
+    classes = {c.words: c for data in sets for c in data.shards.taxonomy.categories}
     held_out = () if plan.held_out is None else plan.held_out.taxonomy.categories
     new = [category for category in held_out if category.words not in classes]
     store = EmbeddingStore(recipe_encoding(plan.recipe))

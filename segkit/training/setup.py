@@ -10,6 +10,7 @@ from timm.models import get_pretrained_cfg, is_model
 from torch import nn
 
 from segkit import distributed
+from segkit.data.check_sets import NamedDataset
 from segkit.distributed import choose_device
 from segkit.errors import InputError
 from segkit.file_names import path_text
@@ -23,7 +24,6 @@ from segkit.shards.reader import ShardSet
 from segkit.storage import StrPath
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training.preflight import (
-    NamedSet,
     check_inputs,
     check_loggers,
     count_masks,
@@ -42,13 +42,9 @@ mapping of sets to weights."""
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A shard set under the name that logs and mask policies use."""
+class Dataset(NamedDataset):
+    """A data set with the text embeddings of its classes."""
 
-    name: str
-    shards: ShardSet
-    weight: float
-    """Sampling weight: how often steps draw the data set, relative to the others."""
     embeddings: ClassEmbeddings
 
 
@@ -149,16 +145,16 @@ def _weighted(item: Any) -> tuple[str, float]:
     return path_text(item), 1.0
 
 
-def open_datasets(data: Sequence[NamedSet], recipe: Recipe) -> list[Dataset]:
+def open_datasets(sets: Sequence[NamedDataset], recipe: Recipe) -> list[Dataset]:
     """Data sets with the text embeddings of their classes."""
     return [
         Dataset(
-            name,
-            shards,
-            weight,
-            ClassEmbeddings.from_taxonomy(shards.taxonomy, _text(shards, recipe)),
+            data.name,
+            data.shards,
+            data.weight,
+            ClassEmbeddings.from_taxonomy(data.shards.taxonomy, _text(data.shards, recipe)),
         )
-        for name, shards, weight in data
+        for data in sets
     ]
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from segkit.commands.app import app
 from segkit.criterion.box_prompts import sample_box_prompts
 from segkit.criterion.set_criterion import SetCriterion
+from segkit.data.check_sets import NamedDataset
 from segkit.data.mask_policy import count_policies, describe_counts, mask_policies, resolve_files
 from segkit.data.mix import DataMix
 from segkit.errors import InputError
@@ -196,7 +197,7 @@ def step(shards: ShardSet, seed: int, dropped: str) -> tuple[dict[str, Tensor], 
         batch_size=6,
         mask_policy={"inst": dropped, "inst:cat": "mask"},  # type: ignore[dict-item]
     )
-    batch = DataMix([("inst", shards, 1.0)], data, seed=seed).batch(0).to("cpu")
+    batch = DataMix([NamedDataset("inst", shards, 1.0)], data, seed=seed).batch(0).to("cpu")
     torch.manual_seed(seed)
     widths = {"hidden_dim": 16, "mask_dim": 8, "queries": 4, "rounds": 1, "heads": 2}
     transfer = {"input": "cls+box"}

@@ -2,6 +2,7 @@ import multiprocessing
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from segkit.data.batch import Batch, collate, uncollate
+from segkit.data.check_sets import NamedDataset
 from segkit.data.mix import DataMix, choose_crop, name_killed_workers
 from segkit.errors import InputError, SegkitError
 from segkit.recipes.schema import DataConfig
@@ -19,7 +21,7 @@ from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
 from tests.data.scenes import TAXONOMY, instance_sample, panoptic_sample, picture
 
-Sets = list[tuple[str, ShardSet, float]]
+Sets = list[NamedDataset]
 CONFIG = DataConfig(image_size=64, batch_size=3, zoom_probability=0.3)
 KILLED = "a process that loads data was killed; memory or"
 
@@ -47,10 +49,10 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
     boxes = [instance_sample(f"b{seed}", seed, boxes_only=True) for seed in range(11)]
     instances = [instance_sample(f"i{seed}", seed) for seed in range(5)]
     return [
-        ("pan", publish(folder / "pan", "panoptic", panoptic), 2.0),
-        ("sem", publish(folder / "sem", "semantic", panoptic), 1.0),
-        ("boxes", publish(folder / "boxes", "boxes", boxes), 1.0),
-        ("inst", publish(folder / "inst", "instance", instances), 1.0),
+        NamedDataset("pan", publish(folder / "pan", "panoptic", panoptic), 2.0),
+        NamedDataset("sem", publish(folder / "sem", "semantic", panoptic), 1.0),
+        NamedDataset("boxes", publish(folder / "boxes", "boxes", boxes), 1.0),
+        NamedDataset("inst", publish(folder / "inst", "instance", instances), 1.0),
     ]
 
 
@@ -183,7 +185,7 @@ def test_an_epoch_shows_every_image_once(sets: Sets) -> None:
 
 
 def test_an_image_is_augmented_anew_every_epoch(sets: Sets) -> None:
-    single = [(name, shards, weight) for name, shards, weight in sets if name == "pan"]
+    single = [data for data in sets if data.name == "pan"]
     batches = run(DataMix(single, DataConfig(image_size=64, batch_size=8), seed=3), 0, 2)
     views = [batch.images[batch.sample_ids.index("p3")] for batch in batches]
     assert not torch.equal(views[0], views[1])
@@ -205,7 +207,7 @@ def test_zoom_shows_small_objects_large() -> None:
 
 
 def test_targets_follow_the_mask_policy(sets: Sets) -> None:
-    instances = [entry for entry in sets if entry[0] == "inst"]
+    instances = [data for data in sets if data.name == "inst"]
     batch = run(
         DataMix(instances, DataConfig(image_size=64, mask_policy={"inst": "box"}), seed=0), 0, 1
     )[0]
@@ -271,7 +273,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, workers: int) -> 
         [panoptic_sample("bad-one", 0)],
         image=lambda seed: b"not an image",
     )
-    mix = DataMix([("broken", broken, 1.0)], with_workers(workers), seed=0)
+    mix = DataMix([NamedDataset("broken", broken, 1.0)], with_workers(workers), seed=0)
     with pytest.raises(InputError, match="bad-one") as error:
         next(iter(mix.batches(0, 1)))
     assert "\n" not in str(error.value)
@@ -284,22 +286,21 @@ def test_labels_of_another_size_are_named(tmp_path: Path) -> None:
         tmp_path / "unfit", "panoptic", [mismatched], image=lambda seed: picture(80, 99, seed=seed)
     )
     with pytest.raises(SegkitError, match=r"wrong.*validate"):
-        next(iter(DataMix([("unfit", shards, 1.0)], CONFIG, seed=0).batches(0, 1)))
+        next(iter(DataMix([NamedDataset("unfit", shards, 1.0)], CONFIG, seed=0).batches(0, 1)))
 
 
 def test_invalid_mixes_are_refused(sets: Sets, tmp_path: Path) -> None:
     empty = publish(tmp_path / "empty", "boxes", [])
-    name, shards, _ = sets[0]
     wrong: list[tuple[Sets, DataConfig, str]] = [
         ([], CONFIG, "no data set"),
         ([sets[0], sets[0]], CONFIG, r"given more than once; give it once.*SET=WEIGHT"),
         (
-            [sets[0], (name, sets[1][1], 1.0)],
+            [sets[0], replace(sets[1], name=sets[0].name)],
             CONFIG,
             "two data sets are named .*; give each its own name",
         ),
-        ([(name, shards, 0.0)], CONFIG, "its sampling weight is 0"),
-        ([("empty", empty, 1.0)], CONFIG, "no images"),
+        ([replace(sets[0], weight=0.0)], CONFIG, "its sampling weight is 0"),
+        ([NamedDataset("empty", empty, 1.0)], CONFIG, "no images"),
         (sets, DataConfig(mask_policy={"elsewhere": "box"}), "elsewhere"),
         (sets, DataConfig(mask_policy={"pan:horse": "box"}), "horse"),
     ]

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from segkit.data.check_sets import NamedDataset
 from segkit.data.mix import DataMix
 from segkit.errors import InputError
 from segkit.export.coco import export_instances
@@ -174,7 +175,7 @@ def test_photos_of_these_formats_convert_validate_export_and_train(tmp_path: Pat
     export_instances(shards, tmp_path / "out", images=True)
     assert sorted(file.name for file in (tmp_path / "out" / "images").iterdir()) == names
     config = DataConfig(image_size=32, batch_size=3)
-    assert len(DataMix([("photos", shards, 1.0)], config, seed=0).batch(0).images) == 3
+    assert len(DataMix([NamedDataset("photos", shards, 1.0)], config, seed=0).batch(0).images) == 3
     root, files, passed_over = image_files(tmp_path / "images")
     assert [file.name for file in files] == names and not passed_over
     assert check_files(files, root)[1].images_kept == 3

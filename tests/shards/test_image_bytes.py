@@ -11,6 +11,7 @@ import pytest
 
 from segkit.browse.media import image_file
 from segkit.data.batch import Batch
+from segkit.data.check_sets import NamedDataset
 from segkit.data.mix import DataMix
 from segkit.errors import InputError
 from segkit.export.destination import write_images
@@ -87,7 +88,7 @@ def relabeled(data: ShardSet, out: Path, **options: bool) -> ShardSet:
 
 def batches(data: ShardSet, **options: bool) -> list[Batch]:
     config = DataConfig(image_size=32, batch_size=COUNT, **options)
-    return list(DataMix([("toy", data, 1.0)], config, seed=0).batches(0, 2))
+    return list(DataMix([NamedDataset("toy", data, 1.0)], config, seed=0).batches(0, 2))
 
 
 USES: dict[str, Callable[[ShardSet, Path], object]] = {
@@ -153,7 +154,7 @@ def test_training_verifies_each_image_once(
 
     monkeypatch.setattr(ShardSet, "image_bytes", image_bytes)
     config = DataConfig(image_size=32, batch_size=COUNT)
-    list(DataMix([("toy", damaged, 1.0)], config, seed=0).batches(0, 5))
+    list(DataMix([NamedDataset("toy", damaged, 1.0)], config, seed=0).batches(0, 5))
     assert sorted(verified) == ["000", "001", "002", "003"]
 
 

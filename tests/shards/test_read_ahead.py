@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from segkit.data.check_sets import NamedDataset
 from segkit.data.mix import DataMix
 from segkit.errors import SegkitError
 from segkit.recipes.schema import DataConfig
@@ -119,11 +120,11 @@ def test_training_reads_the_batches_of_a_local_set_from_a_store(
     """In a process that has begun to read ahead, and in a worker that it forks."""
     local, remote = write_toy_set(tmp_path / "toy"), write_toy_set(s3 / "toy")
     remote.image(next(remote.read_ahead(remote.samples())))
-    sets = [("toy", local, 1.0)], [("toy", ShardSet.open(remote.path), 1.0)], [("toy", remote, 1.0)]
+    sets = local, ShardSet.open(remote.path), remote
     batches = []
     for chosen, workers in zip(sets, (0, 0, 1), strict=True):
         config = DataConfig(image_size=64, batch_size=3, workers=workers)
-        mix = DataMix(chosen, config, seed=0)
+        mix = DataMix([NamedDataset("toy", chosen, 1.0)], config, seed=0)
         batches.append([batch for _, batch in mix.batches(0, 3)])
     for read in batches[1:]:
         for batch, expected in zip(read, batches[0], strict=True):

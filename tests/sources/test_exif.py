@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from segkit.browse.media import image_file
+from segkit.data.check_sets import NamedDataset
 from segkit.data.mix import DataMix
 from segkit.errors import InputError
 from segkit.export.coco import export_instances
@@ -150,7 +151,7 @@ def test_referenced_photos_are_shown_as_stored(number: int, tmp_path: Path) -> N
 def test_training_crops_and_labels_fit(number: int, tmp_path: Path) -> None:
     shards = converted(write(tmp_path / "in", number, displayed=True), "apply")
     config = DataConfig(image_size=64, batch_size=4, color_jitter=0.0, flip=True)
-    batch = DataMix([("photos", shards, 1.0)], config, seed=0).batch(0)
+    batch = DataMix([NamedDataset("photos", shards, 1.0)], config, seed=0).batch(0)
     for image, targets in zip(batch.images, batch.targets, strict=True):
         pixels = image.permute(1, 2, 0).numpy()
         mask = targets.masks.dense().numpy().any(axis=0)

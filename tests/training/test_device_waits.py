@@ -13,6 +13,7 @@ from segkit.criterion.denoising import sample_denoising
 from segkit.criterion.query_groups import runs_learned_queries
 from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.batch import Batch
+from segkit.data.check_sets import NamedDataset
 from segkit.data.mix import DataMix
 from segkit.model.dataseg import DataSeg
 from segkit.recipes.load import load_recipe
@@ -78,7 +79,7 @@ def test_losses_wait_once(
     name: str, overrides: list[str], masks: str, toy_set: ShardSet, box_set: ShardSet
 ) -> None:
     recipe, data = open_recipe(name, overrides), box_set if masks == "none" else toy_set
-    batch = DataMix([("set", data, 1.0)], recipe.data, seed=0).batch(0)
+    batch = DataMix([NamedDataset("set", data, 1.0)], recipe.data, seed=0).batch(0)
     if masks == "trusted in part":
         doubtful = (replace(t, trust=0.6 * t.has_mask.float()) for t in batch.targets)
         batch = replace(batch, targets=tuple(doubtful))

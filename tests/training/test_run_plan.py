@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
+from segkit.data.check_sets import NamedDataset
 from segkit.errors import InputError
 from segkit.extras import install_command
 from segkit.recipes.load import load_recipe
@@ -36,8 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(folder: Path, *overrides: str, weights: tuple[float, ...] = (3.0, 1.0)) -> TrainingPlan:
     recipe = resolve_init_from(load_recipe(folder / "tiny.toml", overrides))
-    sets = [ShardSet.open(str(folder / name)) for name in ("toy", "boxes")]
-    return plan_training(recipe, list(zip(sets, weights, strict=True)), folder / "run")
+    sets = zip(("toy", "boxes"), weights, strict=True)
+    data = [NamedDataset(name, ShardSet.open(folder / name), weight) for name, weight in sets]
+    return plan_training(recipe, data, folder / "run")
 
 
 def test_the_pace_through_the_sets_is_that_of_training(folder: Path) -> None:
@@ -71,7 +73,9 @@ def test_boxes_of_a_crop_are_rounded_up(folder: Path, sparse: bool, boxes: int) 
     statistics = data.manifest.statistics
     assert statistics.segments / statistics.images == (0.5 if sparse else 2.5)
     recipe = load_recipe(folder / "tiny.toml", ["loss.matching=false"])
-    planned = plan_training(recipe, [(data, 1.0)], folder / "run", device="cpu").memory
+    planned = plan_training(
+        recipe, [NamedDataset("set", data, 1.0)], folder / "run", device="cpu"
+    ).memory
     assert planned == estimate_memory(recipe, classes=2, boxes=boxes, cuda=False)
     assert planned.losses > 0
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from segkit.data.check_sets import NamedDataset
 from segkit.errors import InputError
 from segkit.recipes.load import load_recipe, to_toml
 from segkit.recipes.schema import Recipe
@@ -78,7 +79,12 @@ def test_a_batch_of_one_pixel_is_refused_where_batch_norms_learn(
     with pytest.raises(InputError, match=f"one crop of 32 pixels.*; {hint}"):
         train(tiny, data, tmp_path / "run", device="cpu", steps=1, overrides=small)
     with pytest.raises(InputError, match="one crop of 32 pixels"):  # --plan
-        plan_training(load_recipe(tiny, small), [(toy_set, 1.0)], tmp_path / "run", device="cpu")
+        plan_training(
+            load_recipe(tiny, small),
+            name_sets([(str(toy_set.path), 1.0)]),
+            tmp_path / "run",
+            device="cpu",
+        )
     assert not (tmp_path / "run").exists()
     for change in ("data.batch_size=2", "data.image_size=64", "model.freeze_norm=true"):
         train(tiny, data, tmp_path / "run", device="cpu", steps=1, overrides=[*small, change])
@@ -160,7 +166,7 @@ def test_an_evaluation_set_with_a_box_without_a_mask_is_refused(
     samples[-1] = replace(samples[-1], segments=(box, *others))
     mixed = write_layer(tmp_path / "mixed", toy_set, samples, Header.from_set(toy_set, "test", {}))
     with pytest.raises(InputError, match=f"v1: image {samples[-1].id}: 1 of its"):
-        check_eval_sets([("mixed", mixed, 1.0)])
+        check_eval_sets([NamedDataset("mixed", mixed, 1.0)])
 
 
 def test_new_names_are_encoded_before_training(
