@@ -296,11 +296,13 @@ class FloorPanel:
 
     def _foundation(self) -> str:
         y, height = self._y(-1), self.FLOOR - self.GAP
+        half = len(FOUNDATION) // 2  # one row would be wider than the box
         return "\n".join(
             (
                 box(20, y, WIDTH - 40, height, "box use"),
-                text(WIDTH / 2, y + 26, " · ".join(FOUNDATION), "name"),
-                text(WIDTH / 2, y + 46, "the foundation: every room may import these", "purpose"),
+                text(WIDTH / 2, y + 21, " · ".join(FOUNDATION[:half]), "name"),
+                text(WIDTH / 2, y + 38, " · ".join(FOUNDATION[half:]), "name"),
+                text(WIDTH / 2, y + 53, "the foundation: every room may import these", "purpose"),
             )
         )
 
