@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from segkit.text.encoders import MINILM
+from segkit.text.encoding import Encoding
 
 MaskPolicy = Literal["mask", "box", "none"]
 """mask: train on a segment's mask where it has one; box: train on its box only; none: treat the
@@ -67,6 +68,11 @@ class TextConfig(Section):
     templates: str = "photo"
     """Sentences around a class name: photo (`a photo of a {}.`), none, imagenet (CLIP's 80), or a
     text file with one template per line."""
+
+    @property
+    def encoding(self) -> Encoding:
+        """The encoding of class names that the keys ask for."""
+        return Encoding.from_names(self.encoder, self.templates)
 
 
 class DataConfig(Section):

@@ -35,7 +35,6 @@ from segkit.shards.versions import versions
 from segkit.storage import file_sha256
 from segkit.taxonomy import Taxonomy
 from segkit.text.embeddings import EmbeddingStore
-from segkit.text.encoding import Encoding
 from segkit.text.label_names import taxonomy_from_labels
 
 _FORMAT = 1
@@ -130,7 +129,7 @@ def _import(checkpoint: _Checkpoint, out: Path, text: TextConfig) -> Path:
     head, head_bias = read_class_head(folder)  # (K + 1, H), (K + 1,)
     labels = _labels(folder, len(head) - 1)
     taxonomy, places = taxonomy_from_labels(labels, checkpoint.slug)
-    store = EmbeddingStore(Encoding.from_names(text.encoder, text.templates))
+    store = EmbeddingStore(text.encoding)
     store.add(store.missing_words(taxonomy.categories))
     rows = torch.from_numpy(store.embed(taxonomy))  # (K, D)
     recipe = recipe.model_copy(

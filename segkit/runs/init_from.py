@@ -119,8 +119,7 @@ def check_init_from(recipe: Recipe, source: str) -> None:
     later = {key: getattr(run.model, key) for key in RESOLVED_KEYS}
     later = {k: value for k, value in later.items() if k not in recipe.model.model_fields_set}
     config = recipe.model.model_copy(update=later)
-    encoding = Encoding.from_names(recipe.text.encoder, recipe.text.templates)
-    _check_compatible(config, encoding, run, read_encoding(folder)[0], folder)
+    _check_compatible(config, recipe.text.encoding, run, read_encoding(folder)[0], folder)
 
 
 def read_encoding(folder: Path) -> tuple[Encoding, str | None]:

@@ -7,7 +7,6 @@ from segkit.criterion.set_criterion import SetCriterion
 from segkit.data.mix import DataMix
 from segkit.model.dataseg import DataSeg
 from segkit.runs.init_from import init_from
-from segkit.training.preflight import recipe_encoding
 from segkit.training.setup import TrainingSetup, require_batch_statistics
 from segkit.training.trainer import Trainer
 
@@ -41,7 +40,7 @@ def build_trainer(setup: TrainingSetup) -> Trainer:
         model.text_classifier.set_class_prior(_CLASS_PRIOR)
     require_batch_statistics(model.train(), recipe.data)
     if recipe.model.init_from is not None:
-        init_from(model, recipe.model.init_from, recipe_encoding(recipe))
+        init_from(model, recipe.model.init_from, recipe.text.encoding)
     if recipe.training.activation_checkpointing:
         model.recompute_activations()
     if recipe.training.compile:

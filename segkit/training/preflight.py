@@ -52,7 +52,6 @@ from segkit.shards.versions import MANIFEST, versions
 from segkit.shards.zero_shot_split import ZeroShotRecord
 from segkit.taxonomy import normalize
 from segkit.text.embeddings import EmbeddingStore
-from segkit.text.encoding import Encoding
 from segkit.text.indistinct import indistinct_notes
 from segkit.workers.devices import check_device, torchrun_ranks
 
@@ -252,7 +251,7 @@ def encode_names(inputs: TrainingInputs) -> list[str]:
     Returns:
         Notes on classes that the text encoder cannot tell apart, one line each.
     """
-    store = EmbeddingStore(recipe_encoding(inputs.recipe))
+    store = EmbeddingStore(inputs.recipe.text.encoding)
     notes = []
     for data in (*inputs.datasets, *inputs.eval_datasets):
         categories = data.shards.taxonomy.categories
@@ -263,7 +262,7 @@ def encode_names(inputs: TrainingInputs) -> list[str]:
 
 def resolve_text_dim(recipe: Recipe) -> Recipe:
     """Give the classifier the width of the embeddings, unless the recipe sets `model.text_dim`."""
-    width = EmbeddingStore(recipe_encoding(recipe)).dimension()
+    width = EmbeddingStore(recipe.text.encoding).dimension()
     if width is None or "text_dim" in recipe.model.model_fields_set:
         return recipe
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"text_dim": width})})
@@ -283,15 +282,10 @@ def _require_truth(sets: Sequence[NamedDataset]) -> None:
         raise InputError(message, file=shards.path, hint=hint)
 
 
-def recipe_encoding(recipe: Recipe) -> Encoding:
-    """The encoding of class names that a recipe asks for."""
-    return Encoding.from_names(recipe.text.encoder, recipe.text.templates)
-
-
 def text_fingerprint(recipe: Recipe) -> dict[str, Any]:
     """What determines the embedding of a word: the templates that `text.templates` stands for, and
     the digest of the text encoder's weights; None while no word is encoded."""
-    encoding = recipe_encoding(recipe)
+    encoding = recipe.text.encoding
     digest = EmbeddingStore(encoding).encoder_digest()
     return {"templates": list(encoding.templates), "encoder": digest}
 

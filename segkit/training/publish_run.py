@@ -10,7 +10,6 @@ from segkit.runs.run import check_readable
 from segkit.runs.run_manifest import CHECKPOINTS
 from segkit.shards.publish import Staging
 from segkit.text.embeddings import EmbeddingStore
-from segkit.training.preflight import recipe_encoding
 from segkit.training.setup import TrainingSetup
 
 
@@ -18,7 +17,7 @@ def write_inputs(setup: TrainingSetup, folder: Path) -> None:
     """Write the inputs that a run keeps: recipe, taxonomies and text embeddings."""
     taxonomies = {data.name: data.shards.taxonomy for data in setup.datasets}
     text = {data.name: data.embeddings.text for data in setup.datasets}
-    encoding = recipe_encoding(setup.recipe)
+    encoding = setup.recipe.text.encoding
     metadata = encoding.to_metadata(EmbeddingStore(encoding).encoder_digest())
     content_files.write_inputs(folder, setup.recipe, taxonomies, text, metadata)
 
@@ -38,7 +37,7 @@ def write_model(setup: TrainingSetup, model: nn.Module, step: int, stage: Stagin
         ),
         rates={data.name: data.weight for data in setup.datasets},
         steps=step,
-        encoder=recipe_encoding(setup.recipe).name,
+        encoder=setup.recipe.text.encoding.name,
     )
 
 

@@ -20,7 +20,7 @@ from segkit.model.weights_file import weights_file
 from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import check_init_from
 from segkit.text.embeddings import EmbeddingStore
-from segkit.training.preflight import check_loggers, recipe_encoding
+from segkit.training.preflight import check_loggers
 from segkit.training.unit_costs import GPUS, crop_flops, gpu_hours
 from segkit.workers.devices import torchrun_ranks
 
@@ -172,7 +172,7 @@ def _as_missing(name: str, error: InputError) -> Missing:
 
 
 def _check_embeddings(recipe: Recipe, data: Sequence[NamedDataset]) -> None:
-    store = EmbeddingStore(recipe_encoding(recipe))
+    store = EmbeddingStore(recipe.text.encoding)
     for dataset in data:
         try:
             store.embed(dataset.shards.taxonomy)

@@ -32,7 +32,6 @@ from segkit.training.preflight import (
     TrainingInputs,
     check_inputs,
     encode_names,
-    recipe_encoding,
     with_steps,
 )
 from segkit.workers.devices import torchrun_ranks
@@ -179,7 +178,7 @@ def encode_classes(plan: SelfTrainingPlan) -> list[str]:
     classes = {c.words: c for data in sets for c in data.shards.taxonomy.categories}
     held_out = () if plan.held_out is None else plan.held_out.taxonomy.categories
     new = [category for category in held_out if category.words not in classes]
-    store = EmbeddingStore(recipe_encoding(plan.recipe))
+    store = EmbeddingStore(plan.recipe.text.encoding)
     store.add(store.missing_words(new))
     if plan.checkpoint is not None:
         trained = {category.words for category in trained_classes(plan.checkpoint).categories}

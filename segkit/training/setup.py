@@ -28,7 +28,6 @@ from segkit.training.preflight import (
     check_loggers,
     count_masks,
     encode_names,
-    recipe_encoding,
     resolve_text_dim,
     text_fingerprint,
     with_steps,
@@ -160,7 +159,7 @@ def open_datasets(sets: Sequence[NamedDataset], recipe: Recipe) -> list[Dataset]
 
 def _text(shards: ShardSet, recipe: Recipe) -> torch.Tensor:
     """Text embeddings (K, D) of the classes."""
-    encoding, text_dim = recipe_encoding(recipe), recipe.model.text_dim
+    encoding, text_dim = recipe.text.encoding, recipe.model.text_dim
     rows = EmbeddingStore(encoding).embed(shards.taxonomy)
     width = rows.shape[1]
     if text_dim != width:
