@@ -240,7 +240,7 @@ def _train(
 ) -> Path:
     from segkit.distributed import choose_device, native_precision
     from segkit.stopping import StoppedError
-    from segkit.training.preflight import OtherRunError
+    from segkit.training.interrupted import OtherRunError
     from segkit.training.train import train
     from segkit.training.trainer import Callbacks
 

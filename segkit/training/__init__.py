@@ -4,6 +4,7 @@ train.py          train(): resolve the recipe, open the data, train, publish a v
 builders.py       the batches and the Trainer of a setup, with its model
 trainer.py        Trainer: model, EMA, optimizer, loss scale and step; the training step
 preflight.py      refuse what cannot be trained, before PyTorch is imported
+interrupted.py    which run may resume an interrupted one, by its fingerprint
 selftrain.py      selftrain(): a run labels boxes, the next run learns from its masks, in rounds
 selftrain_plan.py check its inputs before PyTorch is imported, and pin their versions
 selftrain_state.py  its record, selftrain.json, from which it resumes

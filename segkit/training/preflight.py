@@ -4,18 +4,12 @@
 concerns the recipe and the data, for calls from Python.
 """
 
-import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
-from typing import Any
-
-from pydantic import ValidationError
 
 from segkit.data.check_sets import (
     NamedDataset,
@@ -39,29 +33,25 @@ from segkit.metrics.evaluate import check_task
 from segkit.metrics.output import uncounted_truth
 from segkit.metrics.task_metrics import EvalOptions
 from segkit.model.weights_file import weights_file
-from segkit.recipes.effects import drop_needless_freeze_norm, require_effects
+from segkit.recipes.effects import require_effects
 from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
-from segkit.runs.init_from import RESOLVED_KEYS, resolve_init_from
-from segkit.runs.run_manifest import CHECKPOINTS, RECIPE, interrupted_training
+from segkit.runs.init_from import resolve_init_from
+from segkit.runs.run_manifest import interrupted_training
 from segkit.shards.manifest import TASKS
-from segkit.shards.publish import require_unlocked, unfinished
+from segkit.shards.publish import require_unlocked
 from segkit.shards.reader import ShardSet
-from segkit.shards.unfinished import is_pruned, read_fingerprint
-from segkit.shards.versions import MANIFEST, versions
 from segkit.shards.zero_shot_split import ZeroShotRecord
 from segkit.taxonomy import normalize
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.indistinct import indistinct_notes
+from segkit.training.interrupted import (
+    check_resumable,
+    complete_fingerprint,
+    require_no_interrupted_run,
+    training_fingerprint,
+)
 from segkit.workers.devices import check_device, torchrun_ranks
-
-_FREE_KEYS: dict[str, tuple[str, ...]] = {
-    "data": ("workers", "verify_images"),
-    "training": ("checkpoint_every", "evaluate_every", "keep_checkpoints", "loggers"),
-}
-"""Keys that a resumed run may change, by section: they have no influence on the weights."""
-_LATER_PARTS = ("order", "text")
-"""Parts of a fingerprint that an interrupted run of an earlier segkit lacks."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +93,10 @@ def check_training(
         require_unlocked(out)
         left = interrupted_training(out) if resume else None
         if left is not None:
-            check_resumable(left, _early_fingerprint(inputs, left), out)
+            early = training_fingerprint(
+                inputs.recipe, inputs.datasets, inputs.eval_datasets, torchrun_ranks()
+            )
+            check_resumable(left, complete_fingerprint(early, left), out)
         elif not restart:
             require_no_interrupted_run(out)
     return inputs
@@ -280,115 +273,3 @@ def _require_truth(sets: Sequence[NamedDataset]) -> None:
             message = "it has no segments to score" if len(shards) else "it has no images"
         hint = "leave the evaluation set out, or set training.publish=last"
         raise InputError(message, file=shards.path, hint=hint)
-
-
-def text_fingerprint(recipe: Recipe) -> dict[str, Any]:
-    """What determines the embedding of a word: the templates that `text.templates` stands for, and
-    the digest of the text encoder's weights; None while no word is encoded."""
-    encoding = recipe.text.encoding
-    digest = EmbeddingStore(encoding).encoder_digest()
-    return {"templates": list(encoding.templates), "encoder": digest}
-
-
-class OtherRunError(InputError):
-    """An interrupted run has another recipe or other data."""
-
-
-def require_no_interrupted_run(out: Path) -> None:
-    """Raise InputError where a run was interrupted while it trained or was published."""
-    newest = max(versions(out), default=0)
-    for partial in unfinished(out):
-        left = read_fingerprint(partial)
-        if left is not None and left.get("command") != "train":
-            continue  # what a killed import or calibration left is made anew by the same command
-        is_run = (partial / MANIFEST).is_file() and not is_pruned(partial, newest)
-        if is_run or any(partial.glob(f"{CHECKPOINTS}/step-*")):
-            message = "holds an interrupted run"
-            hint = "give --resume to continue it, or --restart to delete its checkpoints"
-            if interrupted_training(out) is None:  # damaged, or its number is no longer the next
-                message += ", which cannot be resumed"
-                hint = "give --restart to delete its checkpoints"
-            raise InputError(message, file=out, hint=hint)
-
-
-def check_resumable(interrupted: dict[str, Any], fingerprint: dict[str, Any], out: Path) -> None:
-    """Raise OtherRunError where an interrupted run differs: starting anew would discard it.
-
-    The number of processes may differ if their joint batch is the same, and so may keys that have
-    no influence on the weights.
-    """
-    before, now = _comparable(interrupted), _comparable(fingerprint)
-    for part in _LATER_PARTS:
-        if part not in before:
-            now.pop(part, None)
-    if before == now:
-        return
-    differing = [key for key, value in now.items() if before.get(key) != value]
-    part = differing[0] if differing else "command"
-    message, hint = f"the interrupted run and this one differ in their {part}", "give the same"
-    if part == "text":
-        message += f" ({', '.join(sorted(differences(before['text'], now['text'])))})"
-    if part == "recipe":
-        keys = sorted(differences(before["recipe"], now["recipe"]))
-        message += f" ({', '.join(keys)})"
-        files = (partial / RECIPE for partial in unfinished(out))
-        if file := next(filter(Path.is_file, files), None):
-            hint = f"give the same, such as --recipe {quote(str(file))}"
-        if keys == ["model.init_from"]:  # a run that has another version since
-            hint = f"give --init-from {before['recipe']['model']['init_from']}"
-        if keys == ["data.batch_size"]:
-            joint, processes = before["recipe"]["data"]["batch_size"], fingerprint["processes"]
-            message += f": its processes had a joint batch of {joint}"
-            if joint % processes == 0:
-                hint = f"set data.batch_size={joint // processes} for {processes} processes"
-    raise OtherRunError(message, file=out, hint=f"{hint}, or --restart to start anew")
-
-
-def _comparable(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """A fingerprint with the batch size of all processes together, without what may change: the
-    evaluation sets and `_FREE_KEYS`.
-
-    Keys that the segkit of the interrupted run did not know have their defaults.
-    """
-    # as the file has it: tuples as lists
-    copy: dict[str, Any] = json.loads(json.dumps(fingerprint))
-    with suppress(ValidationError):
-        copy["recipe"] = Recipe.model_validate(copy.get("recipe")).model_dump(mode="json")
-    processes, recipe = copy.pop("processes", 1), copy.get("recipe", {})
-    copy.pop("eval_data", None)
-    for section, keys in _FREE_KEYS.items():
-        for key in keys:
-            recipe.get(section, {}).pop(key, None)
-    drop_needless_freeze_norm(recipe)
-    if isinstance(data := recipe.get("data"), dict) and "batch_size" in data:
-        data["batch_size"] *= processes
-    return copy
-
-
-def _early_fingerprint(inputs: TrainingInputs, left: dict[str, Any]) -> dict[str, Any]:
-    """The part of `TrainingSetup.fingerprint` that is known early; the rest as it was left."""
-    recipe = inputs.recipe.model_dump(mode="json")
-    model = left.get("recipe", {}).get("model", {})
-    recipe["model"] |= {key: model[key] for key in RESOLVED_KEYS if key in model}
-    data = {data.name: [data.shards.manifest.digest, data.weight] for data in inputs.datasets}
-    text = text_fingerprint(inputs.recipe)
-    if text["encoder"] is None:
-        text["encoder"] = left.get("text", {}).get("encoder")
-    return {
-        "command": "train",
-        "recipe": recipe,
-        "data": data,
-        "order": left.get("order", []),  # which the training restores
-        "text": text,
-        "processes": torchrun_ranks(),
-    }
-
-
-def differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Keys in which two nested tables differ, dotted."""
-    for key in a.keys() | b.keys():
-        x, y = a.get(key), b.get(key)
-        if isinstance(x, dict) and isinstance(y, dict):
-            yield from differences(x, y, f"{prefix}{key}.")
-        elif x != y:
-            yield prefix + key

@@ -12,7 +12,7 @@ from segkit.atomic import write_text
 from segkit.errors import InputError
 from segkit.recipes.effects import drop_needless_freeze_norm
 from segkit.shards.prune import SELF_TRAINING as STATE
-from segkit.training.preflight import differences
+from segkit.training.interrupted import differences
 from segkit.training.selftrain_plan import SelfTrainingPlan
 
 _PARTS = ("held-out/*/train", "held-out/*/held-out", "round-*/run", "round-*/masks")

@@ -23,13 +23,13 @@ from segkit.recipes.schema import DataConfig, Recipe
 from segkit.shards.reader import ShardSet
 from segkit.storage import StrPath
 from segkit.text.embeddings import EmbeddingStore
+from segkit.training.interrupted import training_fingerprint
 from segkit.training.preflight import (
     check_inputs,
     check_loggers,
     count_masks,
     encode_names,
     resolve_text_dim,
-    text_fingerprint,
     with_steps,
 )
 from segkit.workers.devices import check_device
@@ -112,21 +112,10 @@ class TrainingSetup:
         return [*sets, *filter(None, [self.recipe.model.init_from])]
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a run that resumes must have in common with the interrupted one.
-
-        Except for `eval_data`, which an earlier segkit recorded only here for `segkit prune`.
-        """
-        return {
-            "command": "train",
-            "recipe": self.recipe.model_dump(mode="json"),
-            "data": {
-                data.name: [data.shards.manifest.digest, data.weight] for data in self.datasets
-            },
-            "order": [data.name for data in self.datasets],
-            "eval_data": [data.shards.manifest.digest for data in self.eval_datasets],
-            "text": text_fingerprint(self.recipe),
-            "processes": distributed.world_size(),
-        }
+        """What a run that resumes must have in common with the interrupted one."""
+        return training_fingerprint(
+            self.recipe, self.datasets, self.eval_datasets, distributed.world_size()
+        )
 
 
 def weighted_sets(data: WeightedSets) -> list[tuple[str, float]]:

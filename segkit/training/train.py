@@ -19,7 +19,7 @@ from segkit.shards.publish import Staging, staging, unfinished
 from segkit.storage import StrPath, is_remote, location
 from segkit.training import checkpoint
 from segkit.training.builders import build_mix, build_trainer
-from segkit.training.preflight import check_resumable, require_no_interrupted_run
+from segkit.training.interrupted import check_resumable, require_no_interrupted_run
 from segkit.training.publish_run import publish, write_inputs, write_model
 from segkit.training.setup import TrainingSetup, WeightedSets, weighted_sets
 from segkit.training.trainer import Callbacks, Trainer

@@ -18,7 +18,7 @@ from segkit.masks.iou import mask_iou
 from segkit.shards.reader import ShardSet
 from segkit.shards.versions import resolve
 from segkit.stopping import StoppedError
-from segkit.training.preflight import OtherRunError
+from segkit.training.interrupted import OtherRunError
 from tests.snippets import snippet
 
 

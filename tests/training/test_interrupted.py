@@ -10,77 +10,34 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from segkit import distributed
-from segkit.errors import InputError, Notice
-from segkit.model.dataseg import DataSeg
+from segkit.errors import InputError
+from segkit.recipes.load import load_recipe
 from segkit.runs.open_run import load_run
 from segkit.runs.run_manifest import read_run_manifest
-from segkit.shards import publish as publishing
 from segkit.shards.reader import ShardSet
 from segkit.shards.versions import versions
 from segkit.stopping import StoppedError
 from segkit.text.encoders import TextEncoder, Vectors
 from segkit.training import checkpoint
+from segkit.training.interrupted import check_resumable
 from segkit.training.preflight import check_training
 from segkit.training.train import open_stage, train
 from segkit.training.trainer import Callbacks
 from tests.training.test_train import steps_of, stop_after
-from tests.training.toy import write_toy_set
 
 CPU: dict[str, Any] = {"eval_data": (), "steps": 1, "device": "cpu", "overrides": ()}
-
-
-def train_to_the_best(
-    recipe: Path, data: ShardSet, out: Path, steps: int, overrides: Sequence[str] = ()
-) -> Path:
-    """Train on a set and evaluate on it; the best step is published."""
-    spec = str(data.path)
-    settings = ["training.publish=best", *overrides]
-    return train(
-        recipe, [(spec, 1.0)], out, eval_data=[spec], device="cpu", overrides=settings, steps=steps
-    )
-
-
-def test_a_last_step_that_is_published_for_want_of_a_best_is_noted(
-    tiny: Path, toy_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("segkit.training.trainer.evaluate_set", lambda *_: {"miou": None})
-    with pytest.warns(Notice, match="no evaluation has a figure .*: the last step is published"):
-        version = train_to_the_best(tiny, toy_set, tmp_path / "run", 2)
-    assert read_run_manifest(version).steps == 2
+RECIPE = {
+    "optimizer": {"lr": 0.2, "schedule": "poly"},
+    "data": {"batch_size": 4},
+    "name": "y",
+}
 
 
 def _letters(texts: Sequence[str]) -> Vectors:
     """Vectors that differ between texts."""
     return np.array([np.resize([ord(c) % 29 for c in text], 384) for text in texts], np.float32)
-
-
-def test_the_best_evaluation_is_kept_and_published(
-    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
-) -> None:
-    figures = iter((30.0, None, 90.0, 70.0, 90.0))
-    weights: list[dict[str, torch.Tensor]] = []
-    kept: list[list[str]] = []
-    checkpoints = tmp_path / "run" / ".v1.partial" / "checkpoints"
-
-    def evaluate_set(model: DataSeg, *arguments: Any) -> dict[str, Any]:
-        weights.append({name: value.clone() for name, value in model.state_dict().items()})
-        kept.append(sorted(path.name for path in checkpoints.iterdir()))
-        return {"miou": next(figures)}
-
-    options = ["training.evaluate_every=1", "training.keep_checkpoints=1"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segkit.training.trainer.evaluate_set", evaluate_set)
-        version = train_to_the_best(tiny, toy_set, tmp_path / "run", 5, options)
-    assert kept == [
-        [f"step-0000000{step}" for step in steps] for steps in ([1], [1, 2], [1, 3], [3, 4], [3, 5])
-    ]
-    run = load_run(version)
-    assert run.manifest.steps == 3
-    for name, value in run.model.state_dict().items():
-        assert torch.equal(value, weights[2][name]), name
 
 
 def test_resuming_with_another_recipe_or_data_is_refused_and_loses_nothing(
@@ -252,31 +209,6 @@ def test_a_run_killed_while_publishing_is_published_by_resume(
     assert len(steps_of(version)) == 2 and load_run(out).path == version.resolve()
 
 
-def test_checkpoints_are_deleted_once_the_run_is_flushed_and_visible(
-    tiny: Path, toy_set: ShardSet, tmp_path: Path
-) -> None:
-    out, events = tmp_path / "run", list[str]()
-    real_sync, real_rmtree = publishing.sync, shutil.rmtree
-
-    def sync(path: Path) -> None:
-        events.append(path.name)
-        real_sync(path)
-
-    def rmtree(path: Path, **options: Any) -> None:
-        if Path(path).name == "checkpoints":
-            events.append("delete")
-            assert list(versions(out)) == [1]
-        real_rmtree(path, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publishing, "sync", sync)
-        patch.setattr(shutil, "rmtree", rmtree)
-        version = train(tiny, [(str(toy_set.path), 1.0)], out, device="cpu", steps=1)
-    files = {path.name for path in version.rglob("*") if path.is_file()}
-    assert files and files <= set(events[: events.index("delete")])
-    assert events[-2:] == ["run", "delete"] and not (version / "checkpoints").exists()
-
-
 def test_an_evaluation_that_was_cut_short_is_repeated(
     tiny: Path, toy_set: ShardSet, tmp_path: Path
 ) -> None:
@@ -322,34 +254,6 @@ def test_a_signal_in_an_evaluation_ends_it_at_once(
     assert read_run_manifest(version).steps == 2
 
 
-def test_the_best_step_is_one_whose_checkpoint_is_left(
-    tiny: Path, toy_set: ShardSet, box_set: ShardSet, tmp_path: Path
-) -> None:
-    """Which was kept was decided by two sets; the resumed run evaluates one of them."""
-    figures = {"toy": iter((90.0, 30.0, 40.0)), "second": iter((10.0, 80.0))}
-    second = write_toy_set(tmp_path / "second", name="second")
-
-    def evaluate_set(model: DataSeg, embeddings: Any, data: ShardSet, *_: Any) -> dict[str, Any]:
-        return {"miou": next(figures[data.manifest.name])}
-
-    out, toy = tmp_path / "run", str(toy_set.path)
-    options = ["training.publish=best", "training.evaluate_every=1", "training.keep_checkpoints=1"]
-    arguments: dict[str, Any] = {"device": "cpu", "overrides": options, "steps": 3}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segkit.training.trainer.evaluate_set", evaluate_set)
-        with pytest.raises(StoppedError):
-            train(
-                tiny,
-                [(toy, 1.0)],
-                out,
-                eval_data=[toy, str(second.path)],
-                callbacks=stop_after(3),
-                **arguments,
-            )
-        version = train(tiny, [(toy, 1.0)], out, eval_data=[toy], resume=True, **arguments)
-    assert read_run_manifest(version).steps == 3  # step 1 was better, and its checkpoint is gone
-
-
 def test_keys_without_influence_on_the_weights_and_new_keys_do_not_hinder_a_resume(
     tiny: Path, toy_set: ShardSet, tmp_path: Path
 ) -> None:
@@ -392,3 +296,50 @@ def test_what_a_killed_calibration_left_is_not_an_interrupted_run(
     shutil.copytree(out / "v2", left)
     for resume in (False, True):
         check_training(tiny, toy, out, resume=resume, restart=False, **CPU)
+
+
+def test_processes_of_one_joint_batch_resume_each_other(tmp_path: Path) -> None:
+    one = {"recipe": RECIPE | {"data": {"batch_size": 8}}, "data": {}, "processes": 1}
+    two = {"recipe": RECIPE, "data": {}, "processes": 2}
+    check_resumable(one, two, tmp_path)
+    check_resumable(two, one, tmp_path)
+    three = two | {"processes": 3}
+    with pytest.raises(InputError, match=r"joint batch of 8; give the same, or --restart"):
+        check_resumable(one, three, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {"coco": ["abc", 2.0]}}, "differ in their data;"),
+        ({"processes": 8}, r"joint batch of 32; set data.batch_size=32 for 1 processes"),
+        (
+            {"recipe": RECIPE | {"optimizer": {"lr": 0.1, "schedule": "poly"}, "name": "x"}},
+            r"differ in their recipe \(name, optimizer.lr\); .*--restart",
+        ),
+    ],
+)
+def test_an_interrupted_run_that_differs_is_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    fingerprint: dict[str, Any] = {
+        "recipe": RECIPE,
+        "data": {"coco": ["abc", 1.0]},
+        "processes": 1,
+    }
+    check_resumable(fingerprint, fingerprint, tmp_path)
+    with pytest.raises(InputError, match=message):
+        check_resumable(fingerprint | change, fingerprint, tmp_path)
+
+
+def test_an_interrupted_run_may_have_frozen_batch_norms_that_it_lacks(tmp_path: Path) -> None:
+    """The shipped recipes of an earlier segkit did."""
+    name = "dataseg-swin-t"
+    now, before = ({"recipe": load_recipe(name).model_dump(mode="json")} for _ in range(2))
+    assert not now["recipe"]["model"]["freeze_norm"]
+    before["recipe"]["model"]["freeze_norm"] = True
+    check_resumable(before, now, tmp_path)
+    for fingerprint in (now, before):
+        fingerprint["recipe"]["model"]["backbone"] = "resnet18"
+    with pytest.raises(InputError, match=r"recipe \(model\.freeze_norm\)"):
+        check_resumable(before, now, tmp_path)

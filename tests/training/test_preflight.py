@@ -20,7 +20,7 @@ from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.taxonomy import Category, Taxonomy
-from segkit.training.preflight import check_inputs, check_resumable, check_training, encode_names
+from segkit.training.preflight import check_inputs, check_training, encode_names
 from segkit.training.train import train
 from segkit.training.trainer import Callbacks
 from tests.commands.slips import assert_refused_before_torch
@@ -236,19 +236,6 @@ def test_names_tell_of_batch_norms(name: str, has_some: bool) -> None:
         network = timm.create_model(name.removeprefix("vitdet:"))
     assert any(isinstance(module, norms) for module in network.modules()) == has_some
     assert may_have_batch_norms(name) == has_some
-
-
-def test_an_interrupted_run_may_have_frozen_batch_norms_that_it_lacks(tmp_path: Path) -> None:
-    """The shipped recipes of an earlier segkit did."""
-    name = "dataseg-swin-t"
-    now, before = ({"recipe": load_recipe(name).model_dump(mode="json")} for _ in range(2))
-    assert not now["recipe"]["model"]["freeze_norm"]
-    before["recipe"]["model"]["freeze_norm"] = True
-    check_resumable(before, now, tmp_path)
-    for fingerprint in (now, before):
-        fingerprint["recipe"]["model"]["backbone"] = "resnet18"
-    with pytest.raises(InputError, match=r"recipe \(model\.freeze_norm\)"):
-        check_resumable(before, now, tmp_path)
 
 
 def test_box_prompts_learn_without_any_weight_of_the_queries(toy: ShardSet, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -18,7 +17,6 @@ from segkit.text.embeddings import EmbeddingStore
 from segkit.training.preflight import (
     check_eval_sets,
     check_inputs,
-    check_resumable,
     encode_names,
     name_sets,
 )
@@ -102,47 +100,6 @@ def test_processes_that_would_share_a_gpu_are_refused_from_python_too(
 def test_a_vitdet_is_normalized_as_its_vit_was() -> None:
     recipe = resolve_pixel_statistics(load_recipe("dataseg-vitdet-b"))
     assert pixel_statistics(recipe) == IMAGENET
-
-
-RECIPE = {
-    "optimizer": {"lr": 0.2, "schedule": "poly"},
-    "data": {"batch_size": 4},
-    "name": "y",
-}
-
-
-def test_processes_of_one_joint_batch_resume_each_other(tmp_path: Path) -> None:
-    one = {"recipe": RECIPE | {"data": {"batch_size": 8}}, "data": {}, "processes": 1}
-    two = {"recipe": RECIPE, "data": {}, "processes": 2}
-    check_resumable(one, two, tmp_path)
-    check_resumable(two, one, tmp_path)
-    three = two | {"processes": 3}
-    with pytest.raises(InputError, match=r"joint batch of 8; give the same, or --restart"):
-        check_resumable(one, three, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"data": {"coco": ["abc", 2.0]}}, "differ in their data;"),
-        ({"processes": 8}, r"joint batch of 32; set data.batch_size=32 for 1 processes"),
-        (
-            {"recipe": RECIPE | {"optimizer": {"lr": 0.1, "schedule": "poly"}, "name": "x"}},
-            r"differ in their recipe \(name, optimizer.lr\); .*--restart",
-        ),
-    ],
-)
-def test_an_interrupted_run_that_differs_is_refused(
-    change: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    fingerprint: dict[str, Any] = {
-        "recipe": RECIPE,
-        "data": {"coco": ["abc", 1.0]},
-        "processes": 1,
-    }
-    check_resumable(fingerprint, fingerprint, tmp_path)
-    with pytest.raises(InputError, match=message):
-        check_resumable(fingerprint | change, fingerprint, tmp_path)
 
 
 def test_evaluation_sets_of_one_name_are_refused(toy_set: ShardSet) -> None:
