@@ -172,8 +172,8 @@ class LossConfig(Section):
     classes: ClassLoss = "softmax"
     """Class loss of proposals. softmax: cross-entropy over the classes and background, as in
     Mask2Former. sigmoid: focal loss of each class against background, as in OpenSeeD, from a
-    probability of about 0.01 on; `background` then applies to `dense` only. Inference reads classes as they were trained; focal loss leaves
-    probabilities lower: lower `inference.score` with it."""
+    probability of about 0.01 on; `background` then applies to `dense` only. Inference reads classes
+    as they were trained; focal loss leaves probabilities lower: lower `inference.score` with it."""
     box_l1: float = Field(5.0, ge=0)
     """Weight of the L1 distance of predicted boxes, with `model.foreground`, where boxes of objects
     are known (OpenSeeD's and DETR's weight)."""
