@@ -1,5 +1,7 @@
 """The two kinds of failure of a command, each with its exit code, and warnings for users."""
 
+from collections.abc import Sequence
+
 MAX_PART = 600
 """Characters of a file, record or message in an error: data may hold names of any length."""
 
@@ -11,6 +13,12 @@ def short(value: object, limit: int = 120) -> str:
         return text
     end = limit // 4
     return f"{text[: limit - end]} ... {text[-end:]}"
+
+
+def short_list(items: Sequence[str], limit: int = 5) -> str:
+    """The items, separated by commas, and the number of those beyond `limit`."""
+    more = len(items) - limit
+    return ", ".join(items[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def first_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from segkit import parse
-from segkit.errors import InputError
+from segkit.errors import InputError, short_list
 from segkit.metrics import coco_predictions
 from segkit.metrics.class_lists import ClassList, list_beside, list_of_categories
 from segkit.metrics.class_mapping import ClassMap
@@ -281,17 +281,17 @@ def count_missing(predictions: Predictions, truth: ShardSet) -> int:
     known, ids = list(truth.image_ids()), predictions.ids()
     unknown = sorted(set(ids) - set(known))
     if unknown:
-        message = f"{len(unknown)} images are not in the ground truth: {_listed(unknown)}"
+        message = f"{len(unknown)} images are not in the ground truth: {short_list(unknown)}"
         hint = (
             "evaluate against the set that the predictions were made for "
-            f"(its ids: {_listed(known[:3])})"
+            f"(its ids: {short_list(known[:3])})"
         )
         raise InputError(message, file=predictions.file, hint=hint)
     if repeated := _repeated(ids):
-        message = f"images with two predictions: {_listed(repeated)}"
+        message = f"images with two predictions: {short_list(repeated)}"
         raise InputError(message, file=predictions.file, hint="keep one prediction of each image")
     if repeated := _repeated(known):
-        message = f"two images of the same id: {_listed(repeated)}"
+        message = f"two images of the same id: {short_list(repeated)}"
         raise InputError(message, file=truth.path, hint="give every image its own id")
     return len(known) - len(ids)
 
@@ -314,7 +314,3 @@ def _png_folder_error(folder: Path, task: Task | None) -> InputError:
 
 def _repeated(names: list[str]) -> list[str]:
     return [name for name, times in Counter(names).items() if times > 1]
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

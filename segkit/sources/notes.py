@@ -3,10 +3,9 @@
 import unicodedata
 from collections.abc import Iterable
 
+from segkit.errors import short_list
 from segkit.sources.ledger import Tally
 from segkit.taxonomy import Category, Taxonomy
-
-_MAX_NAMES = 5
 
 
 def conversion_notes(taxonomy: Taxonomy, tally: Tally) -> tuple[str, ...]:
@@ -33,16 +32,16 @@ def _twin_notes(taxonomy: Taxonomy, tally: Tally) -> list[str]:
     labels = taxonomy.unique_names
     notes = []
     for group in twins(taxonomy.categories):
-        listed = _listed([f"{category.id} {category.name!r}" for category in group])
+        members = short_list([f"{category.id} {category.name!r}" for category in group])
         unused = [category for category in group if not tally.annotations_in[labels[category.id]]]
         if unused and len(unused) < len(group):
-            ids = _listed([str(category.id) for category in unused])
+            ids = short_list([str(category.id) for category in unused])
             drop = "for COCO by `segkit convert coco --drop-unused-twins`"
             remedy = f"{ids} without annotations: remove it, {drop}"
         else:
             remedy = "give them names that differ, or merge them with `segkit relabel`"
         notes.append(
-            f"classes {listed} have one name for the text encoder, "
+            f"classes {members} have one name for the text encoder, "
             f"so that their scores are shared and masks come twice; {remedy}"
         )
     return notes
@@ -58,14 +57,9 @@ def _uncounted_notes(tally: Tally) -> list[str]:
     number = sum(uncounted[name] for name in classes)
     which = "all annotations"
     if number < kept.total():
-        which += f" of {_listed([repr(name) for name in classes])}"
+        which += f" of {short_list([repr(name) for name in classes])}"
     return [
         f"{which} ({number}) are crowds or marked to be ignored, so that neither training nor "
         "scores count them; if each is one object (CVAT writes brush masks as crowds), "
         "give `segkit convert coco --crowds-as-objects`"
     ]
-
-
-def _listed(items: list[str]) -> str:
-    more = len(items) - _MAX_NAMES
-    return ", ".join(items[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

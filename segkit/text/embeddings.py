@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from segkit.cache import cache_root, exclusive_lock
-from segkit.errors import InputError
+from segkit.errors import InputError, short_list
 from segkit.taxonomy import Category, Taxonomy, known_taxonomies, load_taxonomy, normalize
 from segkit.text.encoders import MINILM, MINILM_MODEL, TextEncoder, Vectors, load_encoder
 from segkit.text.encoding import SHIPPED, Encoding
@@ -260,7 +260,6 @@ def _missing_embedding(
     """The error for words without an embedding, each with the name of its class."""
     classes = list(dict.fromkeys(repr(name) for name, _ in missing))
     words = list(dict.fromkeys(normalize(word) for _, word in missing))
-    names = ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
     plural = "class" if len(classes) == 1 else "classes"
     encoder = "" if encoding.encoder == MINILM else f" by {encoding.name}"
     arguments = words
@@ -273,7 +272,7 @@ def _missing_embedding(
     end = ["--"] if any(str(word).startswith("-") for word in arguments) else []
     command = shlex.join(map(str, [*encoding.command_options(), *end, *arguments]))
     return InputError(
-        f"no text embedding{encoder} for {plural} {names}",
+        f"no text embedding{encoder} for {plural} {short_list(classes)}",
         record=f"vocabulary {taxonomy.name}" if taxonomy else None,
         hint=f"run: segkit vocabulary encode {command}",
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segkit.errors import short_list
 from segkit.taxonomy import Category, normalize
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoders import Vectors
@@ -12,7 +13,6 @@ SAME = 0.999
 """Cosine above which two classes have one embedding: their scores differ by less than noise."""
 _ROWS = 1024
 """Classes that are compared with all others at once, which bounds memory."""
-_MAX_NAMES = 5
 
 
 def indistinct(rows: Vectors) -> list[list[int]]:
@@ -70,6 +70,4 @@ def indistinct_notes(categories: Sequence[Category], store: EmbeddingStore) -> l
 
 
 def _listed(categories: Sequence[Category]) -> str:
-    names = [f"{category.id} {category.name!r}" for category in categories[:_MAX_NAMES]]
-    more = len(categories) - len(names)
-    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    return short_list([f"{category.id} {category.name!r}" for category in categories])
