@@ -1,6 +1,7 @@
 """Map labels to another taxonomy by a table of classes; no image is rewritten."""
 
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse
-from segkit.errors import InputError, short
+from segkit.errors import InputError, Notice, short, short_list
 from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.shards.header import Header
@@ -68,7 +69,8 @@ def relabel(
 
     If labels cover whole images (panoptic, semantic), pixels of a dropped class become void, and
     regions that are one region in the new classes (semantic classes, stuff) are joined. A new class
-    is annotated in an image if any class that maps to it is, and exhaustively if all are.
+    is annotated in an image if any class that maps to it is, and exhaustively if all are. Each
+    region of stuff that becomes a thing counts as one object: a Notice names its classes.
 
     Args:
         data: the set.
@@ -117,7 +119,19 @@ def relabel(
         )
 
     header = Header.from_set(data, "relabel", arguments).with_taxonomy(taxonomy)
-    return write_view(destination, rows(), (data,), header, ledger=ledger, force=force)
+    relabeled = write_view(destination, rows(), (data,), header, ledger=ledger, force=force)
+    things = {category.id for category in taxonomy.categories if category.kind == "thing"}
+    objects = [
+        repr(names[category.id])
+        for category in data.taxonomy.categories
+        if category.kind == "stuff" and class_map.get(category.id) in things
+        if kept[names[category.id]]
+    ]
+    if objects and data.manifest.kind != "semantic":
+        verb = "becomes" if len(objects) == 1 else "become"
+        message = f"stuff {short_list(objects)} {verb} things: each region counts as one object"
+        warnings.warn(message, Notice, stacklevel=2)
+    return relabeled
 
 
 def relabel_sample(

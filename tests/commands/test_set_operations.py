@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from segkit.commands.app import app, main
-from segkit.errors import InputError
+from segkit.errors import InputError, Notice
 from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_set
@@ -195,3 +195,22 @@ def test_leakage_exits_with_1(toy):
     assert (separate["exact"], separate["near"]) == (0, 0)
     result = runner.invoke(app, ["leakage", str(toy / "toy"), str(toy / "parts" / "a"), "--json"])
     assert result.exit_code == 1 and json.loads(result.stdout)["exact"] == 2
+
+
+def test_stuff_that_becomes_things_is_named(toy):
+    kinds = (("dog", "thing"), ("fog", "stuff"))
+    categories = [{"id": n, "name": name, "kind": kind} for n, (name, kind) in enumerate(kinds)]
+    (toy / "names.json").write_text(json.dumps({"name": "new", "categories": categories}))
+
+    def relabel_to(mapping: str) -> list[str]:
+        (toy / "map.csv").write_text(f"from,to\n{mapping}")
+        options = ("--taxonomy", toy / "names.json", "--map", toy / "map.csv", "--out", toy / "new")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run_json("relabel", toy / "toy", *options)
+        return [str(warning.message) for warning in caught if warning.category is Notice]
+
+    assert relabel_to("cat,dog\nsky,dog\n") == [
+        "stuff 'sky' becomes things: each region counts as one object"
+    ]
+    assert relabel_to("cat,dog\nsky,fog\n") == relabel_to("cat,fog\nsky,\n") == []
