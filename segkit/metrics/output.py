@@ -101,7 +101,7 @@ def uncounted_truth(truth: ShardSet, task: Task, *, by_box: bool = False) -> str
     listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     hint = ""
     if reasons["crowds"]:
-        hint = "; for crowds that are single objects, `segkit convert coco --crowds-as-objects`"
+        hint = "; for COCO crowds that are objects, `segkit convert coco --crowds-as-objects`"
     return f"no segment of the ground truth counts ({listed}), so that no figure is defined{hint}"
 
 

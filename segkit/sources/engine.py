@@ -42,7 +42,6 @@ from segkit.sources.record_images import exif_hint, read_record_image, stored_na
 from segkit.sources.resume import DISCARDED, ShardOutcome, finished_shard, resume_note
 from segkit.sources.source import Record, Source
 from segkit.storage import StrPath, location
-from segkit.taxonomy import Taxonomy
 from segkit.workers.process_pool import as_completed, available_cores, process_pool
 
 Progress = Callable[[int], None]
@@ -72,11 +71,11 @@ class ConversionReport:
 class DefectsError(InputError):
     """The source has defects that would lose data; the message names the first one."""
 
-    def __init__(self, tally: Tally, taxonomy: Taxonomy, resumed: str | None = None) -> None:
+    def __init__(self, tally: Tally, source: Source, resumed: str | None = None) -> None:
         first = tally.defects[0].error(tally.offenders - 1)
         super().__init__(str(first))
         self.file, self.record, self.hint = first.file, first.record, first.hint
-        self._tally, self._taxonomy, self._resumed = tally, taxonomy, resumed
+        self._tally, self._source, self._resumed = tally, source, resumed
 
     @property
     def report(self) -> ConversionReport:
@@ -85,7 +84,7 @@ class DefectsError(InputError):
         Raises:
             SegkitError: the ledger does not balance.
         """
-        return _report(self._tally, self._taxonomy, None, self._resumed)
+        return _report(self._tally, self._source, None, self._resumed)
 
 
 def convert(
@@ -138,7 +137,7 @@ def convert(
         tally, planned, resumed = _write_shards(conversion, on_progress, on_resume)
         resumed = DISCARDED if stage.discarded else resumed
         if tally.offenders and options.on_error == "fail":
-            raise DefectsError(tally, source.taxonomy, resumed)
+            raise DefectsError(tally, source, resumed)
         header = Header(
             taxonomy=source.taxonomy,
             kind=source.kind,
@@ -162,7 +161,7 @@ def convert(
         )
         if options.images_by == "reference":
             remember_images(published, source.images)
-        return _report(tally, source.taxonomy, published, resumed)
+        return _report(tally, source, published, resumed)
 
 
 def check(
@@ -170,7 +169,7 @@ def check(
 ) -> ConversionReport:
     """Dry run: read and convert everything, write nothing."""
     tally, _, _ = Conversion(source, options, None).run(on_progress, on_progress)
-    return _report(tally, source.taxonomy, None)
+    return _report(tally, source, None)
 
 
 @dataclass(frozen=True)
@@ -233,7 +232,7 @@ class Conversion:
         def stream(tally: Tally) -> Iterator[tuple[Sample, bytes | None]]:
             yield from self._samples(records, tally)
             if tally.offenders and self.options.on_error == "fail":
-                raise DefectsError(tally, self.source.taxonomy)
+                raise DefectsError(tally, self.source)
             sync_log(tally)  # before the shard counts as finished
             notes.update(tally=tally.to_json(), provenance=provenance.to_json())
 
@@ -346,14 +345,14 @@ def _write_shards(
 
 
 def _report(
-    tally: Tally, taxonomy: Taxonomy, published: ShardSet | None, resumed: str | None = None
+    tally: Tally, source: Source, published: ShardSet | None, resumed: str | None = None
 ) -> ConversionReport:
     return ConversionReport(
         ledger=tally.ledger(),
         defects=tuple(tally.defects),
         offenders=tally.offenders,
         published=published,
-        notes=conversion_notes(taxonomy, tally),
+        notes=conversion_notes(source, tally),
         resumed=resumed,
     )
 

@@ -5,12 +5,15 @@ from collections.abc import Iterable
 
 from segkit.errors import short_list
 from segkit.sources.ledger import Tally
+from segkit.sources.source import Source
 from segkit.taxonomy import Category, Taxonomy
 
 
-def conversion_notes(taxonomy: Taxonomy, tally: Tally) -> tuple[str, ...]:
+def conversion_notes(source: Source, tally: Tally) -> tuple[str, ...]:
     """Return the notes on a conversion, each one line."""
-    return (*tally.notes, *_twin_notes(taxonomy, tally), *_uncounted_notes(tally))
+    is_coco = source.name in ("coco-instances", "coco-panoptic")
+    twin_notes = _twin_notes(source.taxonomy, tally)
+    return (*tally.notes, *twin_notes, *_uncounted_notes(tally, is_coco=is_coco))
 
 
 def twins(categories: Iterable[Category]) -> list[list[Category]]:
@@ -47,7 +50,7 @@ def _twin_notes(taxonomy: Taxonomy, tally: Tally) -> list[str]:
     return notes
 
 
-def _uncounted_notes(tally: Tally) -> list[str]:
+def _uncounted_notes(tally: Tally, *, is_coco: bool) -> list[str]:
     kept, uncounted = tally.kept, tally.uncounted
     if tally.images_kept and not kept.total():
         return ["no image has an annotation, so that there is nothing to train on or to score"]
@@ -58,8 +61,13 @@ def _uncounted_notes(tally: Tally) -> list[str]:
     which = "all annotations"
     if number < kept.total():
         which += f" of {short_list([repr(name) for name in classes])}"
+    remedy = "mark each object separately in the source if they are to count"
+    if is_coco:
+        remedy = (
+            "if each is one object (CVAT writes brush masks as crowds), "
+            "give `segkit convert coco --crowds-as-objects`"
+        )
     return [
         f"{which} ({number}) are crowds or marked to be ignored, so that neither training nor "
-        "scores count them; if each is one object (CVAT writes brush masks as crowds), "
-        "give `segkit convert coco --crowds-as-objects`"
+        f"scores count them; {remedy}"
     ]

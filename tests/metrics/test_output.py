@@ -41,7 +41,7 @@ def segment(**fields: Any) -> Segment:
 @pytest.mark.parametrize(
     ("segments", "task", "message"),
     [
-        ([{"is_crowd": True}], "instance", r"\(1 crowds\).*--crowds-as-objects"),
+        ([{"is_crowd": True}], "instance", r"\(1 crowds\).*for COCO .*--crowds-as-objects"),
         ([{"is_crowd": True}, {"ignore": True}], "panoptic", r"\(1 crowds, 1 to be ignored\)"),
         ([{"kind": "stuff"}] * 2, "instance", r"\(2 stuff\), so that no figure is defined$"),
         ([{"mask": None}], "instance", r"\(1 boxes without a mask\)"),

@@ -4,15 +4,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from segkit.sources.cityscapes import open_cityscapes
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.notes import encoder_text, twins
 from segkit.sources.semantic_masks import open_semantic
 from segkit.taxonomy import Category, known_taxonomies, load_taxonomy
 
-from .builders import coco_instances, coco_panoptic, dry_run, picture, samples, write_json
+from .builders import (
+    HEIGHT,
+    WIDTH,
+    coco_instances,
+    coco_panoptic,
+    dry_run,
+    picture,
+    samples,
+    write_json,
+)
+from .test_cityscapes import CAR, frame
 from .test_semantic_masks import semantic_set
 
 SQUARE = [[2, 2, 12, 2, 12, 12, 2, 12]]
@@ -114,6 +126,13 @@ def test_a_class_of_crowds_is_named_and_a_mixed_one_is_not(tmp_path: Path) -> No
     mixed = [annotation(3, iscrowd=1), annotation(3, bbox=[0, 0, 1, 1]), annotation(7, ignore=1)]
     (note,) = dry_run(opened(tmp_path, mixed, {3: "a", 7: "b"})).notes
     assert note.startswith("all annotations of 'b' (1) are crowds or marked")
+
+
+def test_options_of_coco_are_named_for_coco_only(tmp_path: Path) -> None:
+    labels = np.full((HEIGHT, WIDTH), CAR, np.uint8)
+    frame(tmp_path, labels, labels.astype(np.uint16))
+    (note,) = dry_run(open_cityscapes(tmp_path, "train", instances=True)).notes
+    assert note.startswith("all annotations (1) are crowds") and "--" not in note
 
 
 def test_panoptic_crowds_become_objects(tmp_path: Path) -> None:
