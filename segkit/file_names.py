@@ -51,14 +51,26 @@ class UnsafeNameError(ValueError):
     """A name leads out of its folder, or names no file."""
 
 
+class LinkError(UnsafeNameError):
+    """A symbolic link leads out of the folder."""
+
+    hint = "put a copy of the file in place of the link, or give the folder of the file itself"
+
+
 def resolve_inside(root: Path, name: str) -> Path:
     """The path of `name` under `root`; the file need not exist.
 
     Raises:
-        UnsafeNameError: `name` is unsafe, or a symbolic link leads out of `root`.
+        UnsafeNameError: `name` is unsafe, or a symbolic link leads out of `root` (`LinkError`).
     """
-    if is_unsafe(name) or not _stays_inside(root, name):
-        raise UnsafeNameError(f"the path {name!r} leads out of {root}")
+    message = f"the path {name!r} leads out of {root}"
+    if is_unsafe(name):
+        raise UnsafeNameError(message)
+    if not _stays_inside(root, name):
+        link = _outward_link(root, name)
+        if link is None:
+            raise UnsafeNameError(message)
+        raise LinkError(f"{message}: {link} is a link to {os.path.realpath(link)}")
     return root / name
 
 
@@ -151,6 +163,17 @@ def _stays_inside(root: Path, name: str) -> bool:
         )
     except (OSError, RuntimeError):  # a name too long for the file system, a loop of links
         return False
+
+
+def _outward_link(root: Path, name: str) -> Path | None:
+    """The first link on the way from `root` to `name` that leads out of `root`."""
+    path = root
+    with suppress(OSError):  # a name too long for the file system
+        for part in name.split("/"):
+            path /= part
+            if path.is_symlink() and not is_inside(path, root):
+                return path
+    return None
 
 
 @lru_cache(maxsize=4096)

@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from segkit.file_names import (
+    LinkError,
     UnsafeNameError,
     is_digest,
     is_unsafe,
@@ -68,8 +69,10 @@ def test_names_are_resolved_or_refused(tmp_path: Path) -> None:
     (root / "out").symlink_to(tmp_path)
     assert resolve_inside(root, "a/b.jpg") == root / "a/b.jpg"
     for name in ("", "../a", "/a", "out/a", "out", "a\0", "C:a", "s3://a/b", "\ud800"):
-        with pytest.raises(UnsafeNameError, match="leads out of"):
+        with pytest.raises(UnsafeNameError, match="leads out of") as error:
             resolve_inside(root, name)
+        is_link = f"{root / 'out'} is a link to {tmp_path}" in str(error.value)
+        assert is_link == name.startswith("out") == isinstance(error.value, LinkError)
 
 
 def test_names_are_known_in_each_unicode_form() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from segkit.errors import InputError
+from segkit.file_names import LinkError
 from segkit.sources import json_stream
 from segkit.sources.drawn_source import classes_of
 from segkit.sources.file_format import file_format, reject_archive
@@ -142,16 +143,20 @@ def _with_images(source: Source, path: Path, words: tuple[str, ...]) -> Source:
     split = path.stem.rpartition("_")[2]
     parents = (path.parent, path.parent.parent)
     folders = [parent / name for parent in parents for name in ("images", split, f"images/{split}")]
+    link: LinkError | None = None
     for folder in (*folders, *parents):
         for record in records if folder.is_dir() else ():
             try:
                 find_image(folder, record.candidates, record=record.id)
-            except ImageError:
+            except ImageError as error:
+                link = error.__cause__ if isinstance(error.__cause__, LinkError) else link
                 continue
             return cast(Source, replace(cast(Any, source), images=folder))
-    line = shlex.join((*words, str(path)))
+    command = f"`segkit convert {shlex.join((*words, str(path)))} --images FOLDER`"
+    if link is not None:
+        raise InputError(str(link), file=path, hint=f"{link.hint}: {command}")
     message = "its images are not in the folders around it"
-    raise InputError(message, file=path, hint=f"say where: `segkit convert {line} --images FOLDER`")
+    raise InputError(message, file=path, hint=f"say where: {command}")
 
 
 def _layout(path: Path, split: str | None) -> Recognition | None:

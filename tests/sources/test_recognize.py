@@ -209,6 +209,22 @@ def test_auto_says_what_is_missing(tmp_path: Path) -> None:
         recognize(tmp_path / "coco")
 
 
+def test_auto_says_that_an_image_is_a_link_out_of_its_folder(tmp_path: Path) -> None:
+    path = coco_instances(tmp_path / "set", [{"bbox": [1, 1, 5, 5]}])
+    folder = (tmp_path / "set" / "images").rename(tmp_path / "photos")
+    (tmp_path / "set" / "images").mkdir()
+    for image in folder.iterdir():
+        (tmp_path / "set" / "images" / image.name).symlink_to(image)
+        message = f"{image.name} is a link to {image}; .* --images FOLDER"
+    with pytest.raises(InputError, match=message):
+        recognize(path)
+    source = open_coco_instances(path, tmp_path / "set" / "images")
+    (defect,) = dry_run(source).defects
+    assert defect.code == "unsafe-path" and "a link to" in defect.message
+    assert "in place of the link" in str(defect.error())
+    assert not dry_run(open_coco_instances(path, folder)).defects
+
+
 def test_sources_and_records_reach_worker_processes(tmp_path: Path) -> None:
     for path in files(tmp_path).values():
         source = recognize(
