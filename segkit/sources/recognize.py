@@ -10,6 +10,7 @@ from typing import Any, cast
 from segkit.errors import InputError
 from segkit.file_names import LinkError
 from segkit.sources import json_stream
+from segkit.sources.data_yaml import SPLITS
 from segkit.sources.drawn_source import classes_of
 from segkit.sources.file_format import file_format, reject_archive
 from segkit.sources.image_files import find_image, visible_files
@@ -57,11 +58,16 @@ def recognize(path: Path, split: str | None = None) -> Recognition:
         return _file(path, split)
     if not path.is_dir():
         raise InputError("no such file or folder", file=path, hint=_HINT)
-    for attempt in (_layout, _yolo_folder, _annotation_folder):
-        recognition = attempt(path, split)
-        if recognition is not None:
-            return recognition
-    raise InputError("has no known format of annotations", file=path, hint=_HINT)
+    recognition = _folder(path, split)
+    if recognition is None:
+        raise InputError("has no known format of annotations", file=path, hint=_HINT)
+    return recognition
+
+
+def _folder(path: Path, split: str | None) -> Recognition | None:
+    """The data set of a folder."""
+    attempts = (_layout, _yolo_folder, _split_folder, _annotation_folder)
+    return next(filter(None, (attempt(path, split) for attempt in attempts)), None)
 
 
 def _file(path: Path, split: str | None) -> Recognition:
@@ -72,9 +78,7 @@ def _file(path: Path, split: str | None) -> Recognition:
         raise InputError("is not an annotation file of a known format", file=path, hint=_HINT)
     if known.command == "yolo":
         return _yolo(path, split)
-    if split is not None:
-        message = f"has no splits, but --split is {split!r}"
-        raise InputError(message, file=path, hint="omit --split")
+    _reject_split(split, path)
     if known.command == "voc-boxes":
         return _voc_boxes(path.parent, path.parent)
     if known.command == "labelme":
@@ -168,11 +172,11 @@ def _layout(path: Path, split: str | None) -> Recognition | None:
         return all((path / name).is_dir() for name in names)
 
     if has("leftImg8bit", "gtFine"):
-        name = _required(split, path, "Cityscapes", path / "gtFine")
+        name = _split_of(split, path, "Cityscapes", _folders(path / "gtFine"))
         words = ("cityscapes", "--root", str(path), "--split", name)
         return Recognition(words, open_cityscapes(path, name))
     if has("images", "annotations") and (has("images/training") or has("images/validation")):
-        name = _required(split, path, "ADE20K", path / "annotations")
+        name = _split_of(split, path, "ADE20K", _folders(path / "annotations"))
         words = ("ade", "--root", str(path), "--split", name)
         return Recognition(words, open_ade(path, name))
     if has("Annotations", "JPEGImages"):
@@ -180,12 +184,25 @@ def _layout(path: Path, split: str | None) -> Recognition | None:
     return None
 
 
-def _required(split: str | None, path: Path, noun: str, folder: Path) -> str:
+def _folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+
+
+def _split_of(split: str | None, path: Path, noun: str, names: list[str]) -> str:
+    """The split that the user names, or the only one."""
     if split is not None:
         return split
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    hint = f"give --split, one of {', '.join(names)}"
-    raise InputError(f"is a folder of {noun} with several splits", file=path, hint=hint)
+    if len(names) == 1:
+        return names[0]
+    number = "several splits" if names else "no split"
+    hint = f"give --split, one of {', '.join(names)}" if names else "check that it is complete"
+    raise InputError(f"is a folder of {noun} with {number}", file=path, hint=hint)
+
+
+def _reject_split(split: str | None, path: Path) -> None:
+    if split is not None:
+        message = f"has no splits, but --split is {split!r}"
+        raise InputError(message, file=path, hint="omit --split")
 
 
 def _yolo_folder(path: Path, split: str | None) -> Recognition | None:
@@ -203,12 +220,20 @@ def _yolo_folder(path: Path, split: str | None) -> Recognition | None:
     return None
 
 
+def _split_folder(path: Path, split: str | None) -> Recognition | None:
+    """The data set in the folder of a split, as Roboflow exports them."""
+    names = SPLITS.get(split, (split,)) if split else ()
+    folders = [path / name for name in names if (path / name).is_dir()]
+    return next(filter(None, (_folder(folder, None) for folder in folders)), None)
+
+
 def _annotation_folder(path: Path, split: str | None) -> Recognition | None:
     """A folder in which the first XML or JSON file, or a folder of masks, gives the format away."""
     from segkit.sources.semantic_masks import open_semantic
 
     labels = next((path / name for name in _LABELS if (path / name).is_file()), None)
     if labels is not None and (path / "images").is_dir() and (path / "masks").is_dir():
+        _reject_split(split, path)
         images, masks = path / "images", path / "masks"
         words = (
             "semantic",
@@ -231,12 +256,14 @@ def _annotation_folder(path: Path, split: str | None) -> Recognition | None:
         return None
     if len(formats) > 1 or (files := next(iter(formats.values())))[1:]:
         listed = ", ".join(str(file) for files in formats.values() for file in files[:3])
-        message = f"has several annotation files ({listed})"
+        missing = "" if split is None else f"no annotations in a folder {split!r}, but "
+        message = f"has {missing}several annotation files ({listed})"
         raise InputError(message, file=path, hint="give one of them")
+    _reject_split(split, path)
     command, (file,) = next(iter(formats.items()))
     if command == "voc-boxes":
         return _voc_boxes(path, path)
-    return _labelme(path) if command == "labelme" else _file(files[0], split)
+    return _labelme(path) if command == "labelme" else _file(files[0], None)
 
 
 def _annotation_files(path: Path) -> Iterator[Path]:

@@ -23,6 +23,7 @@ from segkit.sources.visual_genome import open_visual_genome
 from segkit.sources.voc_boxes import open_voc_boxes
 from segkit.sources.yolo_labels import open_yolo
 
+from . import test_cityscapes as cityscapes
 from . import test_cvat_xml as cvat
 from . import test_label_studio as labelstudio
 from . import test_labelme_json as labelme
@@ -157,9 +158,31 @@ def test_auto_opens_layouts(tmp_path: Path) -> None:
     (tmp_path / "img" / "classes.txt").rename(tmp_path / "img" / "_darknet.labels")
     assert recognize(tmp_path / "img").words == ("yolo", "--data", str(tmp_path / "img"))
     (tmp_path / "ade" / "images" / "training").mkdir(parents=True)
-    (tmp_path / "ade" / "annotations" / "training").mkdir(parents=True)
-    with pytest.raises(InputError, match="give --split, one of training"):
+    for split in ("training", "validation"):
+        (tmp_path / "ade" / "annotations" / split).mkdir(parents=True)
+    with pytest.raises(InputError, match="give --split, one of training, validation"):
         recognize(tmp_path / "ade")
+
+
+def test_auto_takes_the_only_split_or_the_folder_of_a_split(tmp_path: Path) -> None:
+    labels, numbers = cityscapes.maps()
+    city = cityscapes.frame(tmp_path / "city", labels, numbers)
+    for split in (None, "train"):
+        assert recognize(city, split).words[-2:] == ("--split", "train")
+    for folder in ("train", "valid"):
+        file = coco_instances(tmp_path / "coco" / folder, [{"bbox": [1, 1, 5, 5]}])
+        file.rename(file.with_name("_annotations.coco.json"))
+        voc.write(tmp_path / "voc" / folder, "a", voc.entry("x", 1, 1, 5, 5))
+    for split, folder in (("train", "train"), ("val", "valid"), ("valid", "valid")):
+        for name, part in (("coco", "_annotations.coco.json"), ("voc", "Annotations")):
+            recognition = recognize(tmp_path / name, split)
+            assert recognition.words[2] == str(tmp_path / name / folder / part)
+            assert dry_run(recognition.source).ledger.images.kept == 1
+    with pytest.raises(InputError, match="no annotations in a folder 'test', but several"):
+        recognize(tmp_path / "coco", "test")
+    for path in (tmp_path / "coco" / "valid", tmp_path / "voc"):
+        with pytest.raises(InputError, match="no splits, but --split is 'test'; omit --split"):
+            recognize(path, "test")
 
 
 def test_auto_takes_a_coco_file_by_its_annotations_not_by_the_folder_beside_it(
