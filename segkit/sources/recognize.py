@@ -167,6 +167,7 @@ def _layout(path: Path, split: str | None) -> Recognition | None:
     """A data set that its folders give away."""
     from segkit.sources.ade import open_ade
     from segkit.sources.cityscapes import open_cityscapes
+    from segkit.sources.voc import open_voc
 
     def has(*names: str) -> bool:
         return all((path / name).is_dir() for name in names)
@@ -179,6 +180,10 @@ def _layout(path: Path, split: str | None) -> Recognition | None:
         name = _split_of(split, path, "ADE20K", _folders(path / "annotations"))
         words = ("ade", "--root", str(path), "--split", name)
         return Recognition(words, open_ade(path, name))
+    if has("JPEGImages", "SegmentationClass") and not _has_xml(path / "Annotations"):
+        lists = (path / "ImageSets" / "Segmentation").glob("*.txt")
+        name = _split_of(split, path, "Pascal VOC", sorted(file.stem for file in lists))
+        return Recognition(("voc", "--root", str(path), "--split", name), open_voc(path, name))
     if has("Annotations", "JPEGImages"):
         return _voc_boxes(path / "Annotations", path / "JPEGImages", path, split)
     return None
@@ -186,6 +191,10 @@ def _layout(path: Path, split: str | None) -> Recognition | None:
 
 def _folders(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+
+
+def _has_xml(path: Path) -> bool:
+    return path.is_dir() and any(entry.suffix.lower() == ".xml" for entry in path.iterdir())
 
 
 def _split_of(split: str | None, path: Path, noun: str, names: list[str]) -> str:

@@ -28,6 +28,7 @@ from . import test_cvat_xml as cvat
 from . import test_label_studio as labelstudio
 from . import test_labelme_json as labelme
 from . import test_visual_genome as visual_genome
+from . import test_voc as voc_masks
 from . import test_voc_boxes as voc
 from . import test_yolo_labels as yolo
 from .builders import coco_instances, coco_panoptic, dry_run, picture, write_json
@@ -183,6 +184,20 @@ def test_auto_takes_the_only_split_or_the_folder_of_a_split(tmp_path: Path) -> N
     for path in (tmp_path / "coco" / "valid", tmp_path / "voc"):
         with pytest.raises(InputError, match="no splits, but --split is 'test'; omit --split"):
             recognize(path, "test")
+
+
+def test_auto_takes_the_masks_of_voc_where_it_has_no_boxes(tmp_path: Path) -> None:
+    root = voc_masks.voc(tmp_path / "VOC2012", *voc_masks.maps())
+    for _ in range(2):
+        recognition = recognize(root)
+        assert recognition.words == ("voc", "--root", str(root), "--split", "train")
+        assert dry_run(recognition.source).ledger.images.kept == 1
+        (root / "Annotations").mkdir(exist_ok=True)
+    (root / "ImageSets" / "Segmentation" / "val.txt").write_text("2007_000001\n")
+    with pytest.raises(InputError, match="give --split, one of train, val"):
+        recognize(root)
+    voc.write(root, "2007_000001", voc.entry("x", 1, 1, 5, 5))
+    assert recognize(root).words[0] == "voc-boxes"
 
 
 def test_auto_takes_a_coco_file_by_its_annotations_not_by_the_folder_beside_it(
