@@ -6,7 +6,6 @@ class that no instance covers keep their class as one crowd segment: the class i
 of objects is not. (Published recipes make them void.) Areas and boxes are counted after the join.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from segkit.sources.index_masks import IndexMaskSource, pair_masks, void_mask
 from segkit.sources.label_maps import read_ids, read_indices
 from segkit.sources.ledger import AnnotationError, ImageError, Tally
 from segkit.sources.semantic_masks import SemanticMasks
-from segkit.sources.source import Record
+from segkit.sources.source import Record, RecordContent
 from segkit.storage import StrPath, location
 from segkit.taxonomy import load_taxonomy
 
@@ -61,7 +60,7 @@ class AdePanoptic(IndexMaskSource):
         """Return the fingerprint of the masks, and the folder of instances."""
         return {**super().fingerprint(), "instances": str(self.instances.resolve())}
 
-    def load(self, record: Record) -> tuple[_Content, Sequence[str]]:
+    def load(self, record: Record) -> RecordContent:
         """Return both maps joined, and the class name of each input.
 
         Inputs are the instances, and the regions of the semantic map that are not instances of
@@ -83,7 +82,7 @@ class AdePanoptic(IndexMaskSource):
         codes = sorted(value for value in values if value >> _SHIFT)
         hidden = tuple(index for index in present if index not in values)
         names = [*map(self._class_name, present), *map(self._instance_class, codes)]
-        return _Content(semantic, instances, joined, hidden), names
+        return RecordContent(_Content(semantic, instances, joined, hidden), names)
 
     def sample(
         self, record: Record, content: _Content, picture: Picture | None, tally: Tally

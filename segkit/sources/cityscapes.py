@@ -5,7 +5,7 @@ class without an instance number marks a group of objects: a crowd segment, as i
 panoptic files. The classes that the benchmarks exclude (ids 0-6, 9, 10, ...) are void.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from segkit.sources.index_masks import IndexMaskSource, void_mask
 from segkit.sources.label_maps import read_indices
 from segkit.sources.ledger import Defect, Tally
 from segkit.sources.semantic_masks import SemanticMasks
-from segkit.sources.source import Record
+from segkit.sources.source import Record, RecordContent
 from segkit.storage import StrPath, location
 from segkit.taxonomy import load_taxonomy
 
@@ -55,12 +55,13 @@ class CityscapesSemantic(_Frames, SemanticMasks):
 class CityscapesPanoptic(_Frames):
     """Instance ids: one segment per thing, groups of things as crowds."""
 
-    def load(self, record: Record) -> tuple[NDArray[Any], Sequence[str]]:
+    def load(self, record: Record) -> RecordContent:
         """Return the map of instance ids, and the class name of each that is not void."""
         ids = read_indices(self._mask_path(record), None, record=f"image {record.id}")
         ids = ids.astype(np.int32)
         classes = [_class_id(number) for number in np.unique(ids).tolist()]
-        return ids, [self._class_name(index) for index in classes if index not in self.ignore]
+        names = [self._class_name(index) for index in classes if index not in self.ignore]
+        return RecordContent(ids, names)
 
     def sample(
         self, record: Record, content: NDArray[Any], picture: Picture | None, tally: Tally

@@ -19,7 +19,7 @@ from segkit.sources.coco_json import CocoSource, read_coco
 from segkit.sources.drawn_shapes import MIN_NUMBERS, polygon_mask, without_degenerate
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, Tally
-from segkit.sources.source import ImageName, Record
+from segkit.sources.source import ImageName, Record, RecordContent
 from segkit.storage import StrPath, location
 
 _EMPTY = re.compile(rb'null|""|\[\s*(\[\s*\]\s*(,\s*)?)*\]|\{\s*\}')
@@ -90,13 +90,13 @@ class CocoInstances(CocoSource):
             name = relative_name(self.images, file_name)
             yield ImageName(image_id, name, self.candidates(name))
 
-    def load(self, record: Record) -> tuple[_Content, Sequence[str]]:
+    def load(self, record: Record) -> RecordContent:
         """Return the raw annotations, and the class name of each."""
         content = [
             (raw, repeated, coco_fields.class_name(raw, self.labels))
             for raw, repeated in record.data[1]
         ]
-        return content, [class_name for _, _, class_name in content]
+        return RecordContent(content, [class_name for _, _, class_name in content])
 
     def sample(
         self, record: Record, content: _Content, picture: Picture | None, tally: Tally

@@ -31,7 +31,7 @@ from segkit.sources.coco_panoptic import CocoPanoptic
 from segkit.sources.external_sort import ExternalSort
 from segkit.sources.image_files import Picture
 from segkit.sources.ledger import AnnotationError, Defect, Tally
-from segkit.sources.source import Record
+from segkit.sources.source import Record, RecordContent
 from segkit.storage import StrPath, location
 
 UNMATCHED = "no-panoptic-segment"
@@ -108,12 +108,13 @@ class CocoJoined(CocoPanoptic):
             instances = flagged if place in listed else None
             yield replace(record, data=(*record.data, instances))
 
-    def load(self, record: Record) -> tuple[Any, Sequence[str]]:
+    def load(self, record: Record) -> RecordContent:
         """Return the annotations of both files, and the class name of each."""
-        panoptic, names = super().load(record)
+        panoptic = super().load(record)
         instances: FlaggedAnnotations | None = record.data[2]
         instance_names = (name for raw, _ in instances or () for name in self._instance_class(raw))
-        return _Content(panoptic, instances), [*names, *instance_names]
+        content = _Content(panoptic.content, instances)
+        return RecordContent(content, [*panoptic.class_names, *instance_names])
 
     def sample(self, record: Record, content: Any, picture: Picture | None, tally: Tally) -> Sample:
         """Build the panoptic sample, with the data of matched instances in its segments."""

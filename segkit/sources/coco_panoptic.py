@@ -3,7 +3,6 @@
 The two are checked against each other.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +21,7 @@ from segkit.sources.coco_json import CocoSource, FlaggedAnnotations, read_coco
 from segkit.sources.image_files import Picture, resolve_inside
 from segkit.sources.label_maps import read_ids
 from segkit.sources.ledger import AnnotationError, Defect, ImageError, Tally
-from segkit.sources.source import Record
+from segkit.sources.source import Record, RecordContent
 from segkit.storage import StrPath, location
 
 UNLISTED = "(unlisted)"
@@ -86,7 +85,7 @@ class CocoPanoptic(CocoSource):
             return []
         return [coco_fields.class_name(info, self.labels) for info in infos]
 
-    def load(self, record: Record) -> tuple[_Annotation, Sequence[str]]:
+    def load(self, record: Record) -> RecordContent:
         """Return the annotation of a record, and the class name of each of its segments."""
         annotations: FlaggedAnnotations = record.data[1]
         file, name = self.file.path, f"image {record.id}"
@@ -105,7 +104,8 @@ class CocoPanoptic(CocoSource):
                 "malformed-annotation", str(error), file=file, record=name, data=data
             ) from None
         infos = annotation.segments_info
-        return annotation, [coco_fields.class_name(info, self.labels) for info in infos]
+        names = [coco_fields.class_name(info, self.labels) for info in infos]
+        return RecordContent(annotation, names)
 
     def sample(
         self, record: Record, content: _Annotation, picture: Picture | None, tally: Tally

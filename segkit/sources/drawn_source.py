@@ -16,7 +16,7 @@ from segkit.sources.drawn_shapes import Draw, union
 from segkit.sources.image_files import Picture
 from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import UNAVOIDABLE, AnnotationError, Defect, ImageError, Tally
-from segkit.sources.source import ImageName, Record
+from segkit.sources.source import ImageName, Record, RecordContent
 from segkit.taxonomy import Category, Taxonomy, load_taxonomy
 
 
@@ -104,7 +104,7 @@ class DrawnSource:
         """Drop an image with its annotations before it is planned."""
         tally.images_in += 1
         try:
-            names = self.load(record)[1]
+            names = self.load(record).class_names
         except ImageError as error:
             tally.drop_image(error.defect, ())
             return
@@ -125,10 +125,11 @@ class DrawnSource:
         """Read the annotations of a record; ImageError if that is impossible."""
         raise NotImplementedError
 
-    def load(self, record: Record) -> tuple[ImageAnnotations, Sequence[str]]:
+    def load(self, record: Record) -> RecordContent:
         """Return the annotations of a record, and the class name of each."""
         content = self.read(record)
-        return content, [self._class_name(entry.label) for entry in content.annotations]
+        names = [self._class_name(entry.label) for entry in content.annotations]
+        return RecordContent(content, names, content.embedded)
 
     def sample(
         self, record: Record, content: ImageAnnotations, picture: Picture | None, tally: Tally

@@ -297,9 +297,8 @@ class Conversion:
             names: Sequence[str] = ()
             picture = None
             try:
-                content, names = self.source.load(record)
+                content, names, embedded = self.source.load(record)
                 tally.annotations_in.update(names)
-                embedded = getattr(content, "embedded", None)  # in files of some formats
                 images_by = self.options.images_by
                 picture = read_record_image(
                     self.source, record, images_by, embedded, self.options.exif

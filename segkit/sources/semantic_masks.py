@@ -26,7 +26,7 @@ from segkit.sources.index_masks import (
 from segkit.sources.label_maps import read_colors, read_indices
 from segkit.sources.labels_file import read_labels
 from segkit.sources.ledger import Tally
-from segkit.sources.source import Record
+from segkit.sources.source import Record, RecordContent
 from segkit.storage import StrPath, location
 
 
@@ -43,7 +43,7 @@ class SemanticMasks(IndexMaskSource):
         """Return the fingerprint of the masks, and the colors."""
         return {**super().fingerprint(), "colors": sorted(self.colors.items())}
 
-    def load(self, record: Record) -> tuple[NDArray[Any], Sequence[str]]:
+    def load(self, record: Record) -> RecordContent:
         """Return the index map, and the class name of each index in it that is not ignored."""
         path, name = self._mask_path(record), f"image {record.id}"
         if self.colors:
@@ -53,7 +53,7 @@ class SemanticMasks(IndexMaskSource):
             indices = read_indices(path, None, record=name)
             present = np.flatnonzero(np.bincount(indices.reshape(-1)))
         names = [self._class_name(index) for index in present.tolist() if index not in self.ignore]
-        return indices, names
+        return RecordContent(indices, names)
 
     def sample(
         self, record: Record, content: NDArray[Any], picture: Picture | None, tally: Tally

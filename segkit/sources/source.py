@@ -44,6 +44,17 @@ class ImageName(NamedTuple):
     """Those of its record."""
 
 
+class RecordContent(NamedTuple):
+    """The annotations of a record, as a source reads them."""
+
+    content: Any
+    """What the source makes a sample of."""
+    class_names: Sequence[str]
+    """The class name of each annotation: the ledger's input."""
+    embedded: bytes | None = None
+    """The image, where the annotation file embeds it."""
+
+
 class Source(Protocol):
     """A native dataset.
 
@@ -103,8 +114,8 @@ class Source(Protocol):
         """
         ...
 
-    def load(self, record: Record) -> tuple[Any, Sequence[str]]:
-        """Read the annotations of a record, and the class name of each: the ledger's input.
+    def load(self, record: Record) -> RecordContent:
+        """Read the annotations of a record.
 
         Raises:
             ImageError: none of the annotations can be read.
@@ -116,7 +127,7 @@ class Source(Protocol):
 
         Args:
             record: one of `records`.
-            content: the annotations that `load` returned.
+            content: that which `load` returned.
             picture: the image, or None where images are not opened.
             tally: receives dropped annotations and warnings, but not what is kept.
 

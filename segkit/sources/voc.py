@@ -4,7 +4,6 @@ Index 255, the border of objects, is void. Index 0 is background, where all 20 c
 annotated: neither void nor, unless it is asked for, a segment.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from segkit.sources.index_masks import IndexMaskSource
 from segkit.sources.label_maps import read_indices
 from segkit.sources.ledger import Tally
 from segkit.sources.semantic_masks import SemanticMasks
-from segkit.sources.source import Record
+from segkit.sources.source import Record, RecordContent
 from segkit.storage import StrPath, location
 from segkit.taxonomy import Category, Taxonomy, load_taxonomy
 
@@ -53,7 +52,7 @@ class VocInstances(IndexMaskSource):
         """Return the fingerprint of the masks, and the folder of objects."""
         return {**super().fingerprint(), "objects": str(self.objects.resolve())}
 
-    def load(self, record: Record) -> tuple[Any, Sequence[str]]:
+    def load(self, record: Record) -> RecordContent:
         """Return the object map with the class of each object, and the class names."""
         name = f"image {record.id}"
         classes = read_indices(self._mask_path(record), None, record=name)
@@ -65,7 +64,7 @@ class VocInstances(IndexMaskSource):
             if number not in (_BACKGROUND, _BORDER)
         }
         names = [self._class_name(index) for index in object_classes.values()]
-        return (objects, object_classes), names
+        return RecordContent((objects, object_classes), names)
 
     def sample(self, record: Record, content: Any, picture: Picture | None, tally: Tally) -> Sample:
         """Build the sample: a segment for each object; the border and dropped objects are void."""

@@ -127,7 +127,7 @@ def samples(source: Source) -> list[Any]:
     """Samples of a source, without images."""
     converted = []
     for record in source.records(Tally()):
-        content, _ = source.load(record)
+        content = source.load(record).content
         converted.append(source.sample(record, content, None, Tally()))
     return converted
 

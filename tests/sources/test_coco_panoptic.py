@@ -171,7 +171,7 @@ def test_real_annotations_agree_with_a_count_id_by_id(real_data: Path, split: st
     listed = {str(a["image_id"]): a for a in data["annotations"]}
     tally = Tally()
     for record in list(source.records(tally))[::4]:
-        sample = source.sample(record, source.load(record)[0], None, tally)
+        sample = source.sample(record, source.load(record).content, None, tally)
         annotation = listed[sample.id]
         ids = np.asarray(
             Image.open(folder / f"panoptic_{split}2017" / annotation["file_name"]), int

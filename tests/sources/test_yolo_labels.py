@@ -42,7 +42,7 @@ def converted(source: Any) -> list[Any]:
     image = Picture(Path("x.jpg"), b"", WIDTH, HEIGHT)
     done = []
     for record in source.records(Tally()):
-        content, _ = source.load(replace(record))
+        content = source.load(replace(record)).content
         done.append(source.sample(record, content, image, Tally()))
     return done
 
