@@ -1,6 +1,7 @@
 """`segkit browse`: show a shard set, with predictions beside it, in the FiftyOne App."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,7 @@ def browse(
             leaks=[ShardSet.open(spec) for spec in leaks],
             advance=advance,
         )
-    summary = dataset.as_json(result)
+    summary = asdict(result)
     for prefix, reason in summary["without_figures"].items():
         note(f"{prefix} has no figures: {reason}")
     printed = summary | {"views": ", ".join(result.views)}

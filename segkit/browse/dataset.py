@@ -6,7 +6,7 @@ import re
 import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +170,6 @@ def open_app(
         session.wait()
     finally:
         session.close()
-
-
-def as_json(result: LoadResult) -> dict[str, Any]:
-    """Return the counts as a JSON object."""
-    return asdict(result)
 
 
 def _check_prefix(prefix: str) -> None:

@@ -26,7 +26,7 @@ def image_figures(truth: ShardSet, predictions: ShardSet) -> dict[str, float]:
     Raises:
         SegkitError: the sets cannot be compared; there are boxes without masks, for example.
     """
-    result = evaluate_images(truth, predictions, only_common=True)
+    result = evaluate_images(truth, predictions)
     scores, _ = result.image_scores()
     pairs = zip(result.image_ids, scores.tolist(), strict=True)
     predicted = set(images_of_set(predictions, truth))

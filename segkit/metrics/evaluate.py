@@ -105,20 +105,16 @@ class EvalResult:
         return np.full(len(self.image_ids), np.nan), ""
 
 
-def evaluate_images(
-    truth: ShardSet, predictions: ShardSet, *, only_common: bool = False
-) -> EvalResult:
+def evaluate_images(truth: ShardSet, predictions: ShardSet) -> EvalResult:
     """Evaluate in the task of the labels, with what `EvalResult.image_scores` needs.
 
-    Panoptic labels are evaluated in the task of the predictions. With `only_common`, predictions of
-    images that the ground truth lacks are left out, not refused.
+    Panoptic labels are evaluated in the task of the predictions. Predictions of images that the
+    ground truth lacks are left out, not refused.
     """
     labels = predictions if truth.manifest.kind == "panoptic" else truth
     task = TASKS[labels.manifest.kind]
-    source: Predictions = SetPredictions(predictions, truth)
-    if only_common:
-        source = CommonPredictions(source, truth)
-    return evaluate(truth, source, task, EvalOptions(detections=task == "instance"))
+    common = CommonPredictions(SetPredictions(predictions, truth), truth)
+    return evaluate(truth, common, task, EvalOptions(detections=task == "instance"))
 
 
 def evaluate(

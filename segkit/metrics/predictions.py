@@ -72,12 +72,13 @@ class SetPredictions:
     place otherwise.
     """
 
-    def __init__(self, shards: ShardSet, truth: ShardSet) -> None:
+    def __init__(self, shards: ShardSet, truth: ShardSet, *, as_written: bool = False) -> None:
         """Open the predictions.
 
         Args:
             shards: the prediction set.
             truth: the ground truth.
+            as_written: keep the classes of the predictions.
 
         Raises:
             InputError: the classes have no word in common.
@@ -89,7 +90,7 @@ class SetPredictions:
         except InputError as error:
             raise error.in_file(shards.path) from None
         self._truth, self._target = truth, truth.taxonomy
-        self._is_identity = self.class_map.is_identity
+        self._is_identity = as_written or self.class_map.is_identity
         self._ids = images_of_set(shards, truth)
         self._place = {image: place for place, image in enumerate(self._ids)}
         self._stream: Iterator[Sample] = shards.samples(check_masks=True)
@@ -106,9 +107,7 @@ class SetPredictions:
 
     def as_written(self) -> "SetPredictions":
         """The same predictions in their own classes, those without a class of the truth too."""
-        predictions = SetPredictions(self.shards, self._truth)
-        predictions._is_identity = True
-        return predictions
+        return SetPredictions(self.shards, self._truth, as_written=True)
 
     def get(self, image: Sample) -> Sample | None:
         """The sample of the image, its classes mapped."""

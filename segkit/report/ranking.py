@@ -39,7 +39,7 @@ def worst_images(
     """
     if predictions is not None:
         images = predicted_images(shards, predictions)
-        result = evaluate_images(shards, predictions, only_common=True)
+        result = evaluate_images(shards, predictions)
         ids = list(result.image_ids)
         scores, figure = result.image_scores()
     else:

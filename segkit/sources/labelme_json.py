@@ -86,7 +86,7 @@ def open_labelme(
     labels = None if labels is None else location(labels)
     names = list_annotations(annotations, ".json", "labelme", hint=_HINT)
     root = annotations if images is None else images
-    contents = _Contents(same_root=images is None)
+    contents = _Contents()
     for name, data in read_all(annotations, names):
         contents.add(name, data)
     if not contents.names:
@@ -137,7 +137,7 @@ class _ImagePaths(NamedTuple):
 class _Contents:
     """What the JSON files of a folder contain."""
 
-    def __init__(self, same_root: bool) -> None:
+    def __init__(self) -> None:
         self.names: list[str] = []
         self.paths: dict[str, _ImagePaths] = {}
         """JSON file -> paths of its image."""
@@ -145,7 +145,6 @@ class _Contents:
         self.masked = False
         self.problems: dict[str, str] = {}
         """JSON file that cannot be read -> the reason."""
-        self._same_root = same_root
         self._passed_over = 0
 
     def add(self, name: str, data: bytes | None) -> None:
