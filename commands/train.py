@@ -1,7 +1,6 @@
 """`segkit train`: train a model on shard sets and publish it as a run."""
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.tree import Tree
 
+from segkit import torchrun
 from segkit.errors import InputError, SegkitError
 from segkit.extras import require_extra
 from segkit.storage import writable_local
@@ -127,7 +127,6 @@ def train(
     notes += encode_names(inputs)
 
     # These take seconds to import, so wrong usage is refused above.
-    from segkit import distributed
     from segkit.metrics.output import headline
     from segkit.runs.run_manifest import read_run_manifest
     from segkit.shards.versions import version_number
@@ -139,7 +138,7 @@ def train(
         display = _Display(bar, notes)
         callbacks = Callbacks(display.start, display.step, display.evaluation)
         path = train_run(recipe, sets, out, callbacks=callbacks, **arguments)
-    if distributed.torchrun_rank() != 0:
+    if not torchrun.is_first():
         return
     manifest = read_run_manifest(path)
     # The evaluation of the published weights, which are not always those of the last step.
@@ -183,7 +182,7 @@ def _plan(
 
     check_device(device)
     inputs = check_inputs(load_recipe(recipe, with_steps(overrides, steps)), sets, eval_data)
-    if os.environ.get("RANK", "0") != "0":  # torchrun starts one process for each GPU
+    if not torchrun.is_first():
         return
     plan = plan_training(inputs.recipe, inputs.datasets, out, device=device)
     paces = [

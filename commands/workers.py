@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, get_args
 
 import typer
 
+from segkit import torchrun
 from segkit.errors import InputError
 
 from .scoring import parse_choice
@@ -38,9 +39,9 @@ def parse_workers(engine: str, devices: str, device: str, address: str | None) -
     Raises:
         InputError: an option that cannot be used, or a process of torchrun.
     """
-    from segkit.workers.devices import Engine, Workers, torchrun_ranks
+    from segkit.workers.devices import Engine, Workers
 
-    if torchrun_ranks() > 1:
+    if torchrun.is_distributed():
         message = "torchrun starts several processes, which would all write the same set"
         raise InputError(message, hint="start the command once, with --devices N")
     chosen = parse_choice(engine, get_args(Engine), "--engine")

@@ -42,7 +42,7 @@ FLOORS = (
             "arguments",
             "tensor_file",
         ),
-        *("sample", "taxonomy", "distributed"),
+        *("sample", "taxonomy", "torchrun", "distributed"),
     ),
     ("masks",),
     ("images",),

@@ -1,6 +1,5 @@
 """Processes, devices, precision, and collective operations that work in a single process too."""
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from segkit import torchrun
 from segkit.errors import InputError
 from segkit.malloc import raise_malloc_threshold
 
@@ -25,21 +25,6 @@ AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 # --- processes ---
-
-
-def under_torchrun() -> bool:
-    """Whether torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def local_rank() -> int:
-    """Index of this process on its machine, and of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def torchrun_rank() -> int:
-    """Rank that torchrun assigned to this process; available without a process group."""
-    return int(os.environ.get("RANK", "0"))
 
 
 def rank() -> int:
@@ -62,7 +47,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     if on_gpu:
         # Events, pinned memory and NCCL use the current device, GPU 0 by default.
         torch.cuda.set_device(device)
-    if not under_torchrun() or dist.is_initialized():
+    if not torchrun.is_distributed() or dist.is_initialized():
         yield
         return
     # Objects are exchanged in every step; NCCL would synchronize the GPU for each of them.
@@ -276,7 +261,7 @@ def choose_device(name: str) -> torch.device:
         raise_malloc_threshold(TENSORS)
         return torch.device("cpu")
     if name in ("auto", "cuda"):
-        device = torch.device("cuda", local_rank())
+        device = torch.device("cuda", torchrun.local_rank())
     else:
         try:
             device = torch.device(name)
@@ -284,7 +269,7 @@ def choose_device(name: str) -> torch.device:
             hint = "give auto, cpu, cuda or cuda:N"
             raise InputError(f"unknown device {name!r}", record="--device", hint=hint) from None
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name in ("auto", "cuda") and 0 < gpus <= local_rank():
+    if name in ("auto", "cuda") and 0 < gpus <= torchrun.local_rank():
         raise _too_many_processes(gpus)
     if device.type != "cuda" or (device.index or 0) >= gpus:
         raise InputError(
@@ -296,7 +281,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _too_many_processes(gpus: int) -> InputError:
-    processes = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), local_rank() + 1)
+    processes = max(torchrun.local_world_size(), torchrun.local_rank() + 1)
     message = f"{processes} processes on this machine, {gpus} GPU{'s' * (gpus > 1)}"
     hint = f"give --nproc-per-node {gpus}, or --device cpu"
     return InputError(message, record="torchrun", hint=hint)

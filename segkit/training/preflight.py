@@ -5,12 +5,12 @@ concerns the recipe and the data, for calls from Python.
 """
 
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from segkit import torchrun
 from segkit.data.check_sets import (
     NamedDataset,
     check_sets,
@@ -51,7 +51,7 @@ from segkit.training.interrupted import (
     require_no_interrupted_run,
     training_fingerprint,
 )
-from segkit.workers.devices import check_device, torchrun_ranks
+from segkit.workers.devices import check_device
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ def check_training(
     check_loggers(inputs.recipe)
     if inputs.recipe.model.backbone_weights not in (None, "timm"):
         weights_file(str(inputs.recipe.model.backbone_weights))
-    if int(os.environ.get("RANK", "0")) == 0:  # the first process may be writing there already
+    if torchrun.is_first():  # the first process may be writing there already
         require_unlocked(out)
         left = interrupted_training(out) if resume else None
         if left is not None:
             early = training_fingerprint(
-                inputs.recipe, inputs.datasets, inputs.eval_datasets, torchrun_ranks()
+                inputs.recipe, inputs.datasets, inputs.eval_datasets, torchrun.world_size()
             )
             check_resumable(left, complete_fingerprint(early, left), out)
         elif not restart:

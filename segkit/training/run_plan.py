@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segkit import torchrun
 from segkit.atomic import existing_folder
 from segkit.data.check_sets import NamedDataset
 from segkit.errors import InputError
@@ -22,7 +23,6 @@ from segkit.runs.init_from import check_init_from
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training.preflight import check_loggers
 from segkit.training.unit_costs import GPUS, crop_flops, gpu_hours
-from segkit.workers.devices import torchrun_ranks
 
 if TYPE_CHECKING:
     from segkit.training.memory import Memory
@@ -111,7 +111,7 @@ def plan_training(
         out: where the run is to be written.
         device: auto, cpu, cuda or cuda:N.
     """
-    processes = torchrun_ranks()
+    processes = torchrun.world_size()
     samples = recipe.data.batch_size * recipe.training.accumulate * processes
     mixed = len(data) if recipe.data.mixing == "all" else 1
     missing = [

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from segkit import parse
+from segkit import parse, torchrun
 from segkit.arguments import check_number
 from segkit.data.check_sets import NamedDataset
 from segkit.errors import InputError, Notice
@@ -34,7 +34,6 @@ from segkit.training.preflight import (
     encode_names,
     with_steps,
 )
-from segkit.workers.devices import torchrun_ranks
 
 SHARE = 0.1
 """Of the images of `data` that are held back, unless the caller gives a set or another share."""
@@ -113,7 +112,7 @@ def plan_selftraining(
             have no masks, no round, a share outside 0-1, several processes, or an option or
             override that would do nothing.
     """
-    if torchrun_ranks() > 1:
+    if torchrun.is_distributed():
         hint = "start it without torchrun"
         raise InputError("self-training runs in one process", record="torchrun", hint=hint)
     if rounds < 1:

@@ -1,12 +1,12 @@
 """Workers: the devices that share the work of a command, and the tasks that run on them."""
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from segkit import torchrun
 from segkit.arguments import check_choice, check_number
 from segkit.errors import InputError
 from segkit.extras import require_extra
@@ -152,7 +152,7 @@ def check_device(device: str) -> None:
     if not (isinstance(device, str) and _DEVICE.fullmatch(device)):
         hint = "give auto, cpu, cuda or cuda:N"
         raise InputError(f"unknown device {device!r}", record="--device", hint=hint)
-    if ":" in device and (processes := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > 1:
+    if ":" in device and (processes := torchrun.local_world_size()) > 1:
         message = f"{processes} processes of torchrun would share {device}"
         hint = "give --device cuda or auto, of which each process takes its own GPU"
         raise InputError(message, record="--device", hint=hint)
@@ -165,8 +165,3 @@ def _gpus() -> int:
     except ImportError:
         return 0
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def torchrun_ranks() -> int:
-    """Number of processes that torchrun started, 1 without it; imports no torch."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
