@@ -32,6 +32,7 @@ from .progress import LINE_SECONDS, is_quiet, progress
 if TYPE_CHECKING:
     from segkit.recipes.schema import Recipe
     from segkit.training.logging import StepRecord
+    from segkit.training.options import TrainOptions
 
 OVERRIDES_OPTION: list[str] = typer.Option(
     [],
@@ -109,20 +110,22 @@ def train(
     if init_from is not None:
         overrides = [*overrides, f"model.init_from={json.dumps(init_from)}"]
     sets = [parse_data(item) for item in data]
+    from segkit.training.options import TrainOptions
+
+    options = TrainOptions(
+        eval_data=eval_data,
+        steps=steps,
+        device=device,
+        overrides=overrides,
+        resume=resume,
+        restart=restart,
+    )
     if plan:
-        _plan(recipe, sets, eval_data, out, steps, device, overrides, as_json)
+        _plan(recipe, sets, out, options, as_json)
         return
     from segkit.training.preflight import check_training, encode_names, mask_policy_notes
 
-    arguments: dict[str, Any] = {
-        "eval_data": eval_data,
-        "steps": steps,
-        "device": device,
-        "overrides": overrides,
-        "resume": resume,
-        "restart": restart,
-    }
-    inputs = check_training(recipe, sets, out, **arguments)
+    inputs = check_training(recipe, sets, out, options)
     notes = [*_notes(inputs.recipe, out, resume), *mask_policy_notes(inputs)]
     notes += encode_names(inputs)
 
@@ -131,13 +134,13 @@ def train(
     from segkit.runs.run_manifest import read_run_manifest
     from segkit.shards.versions import version_number
     from segkit.training.logging import evaluations
-    from segkit.training.train import train as train_run
+    from segkit.training.train import run_training
     from segkit.training.trainer import Callbacks
 
     with progress() as bar:
         display = _Display(bar, notes)
         callbacks = Callbacks(display.start, display.step, display.evaluation)
-        path = train_run(recipe, sets, out, callbacks=callbacks, **arguments)
+        path = run_training(recipe, sets, out, options, callbacks)
     if not torchrun.is_first():
         return
     manifest = read_run_manifest(path)
@@ -164,27 +167,23 @@ def train(
 def _plan(
     recipe: str,
     sets: Sequence[tuple[str, float]],
-    eval_data: Sequence[str],
     out: Path,
-    steps: int | None,
-    device: str,
-    overrides: Sequence[str],
+    options: "TrainOptions",
     as_json: bool,
 ) -> None:
     """Print the plan of a run.
 
     Raises InputError for what the training would refuse.
     """
-    from segkit.recipes.load import load_recipe
-    from segkit.training.preflight import check_inputs, with_steps
+    from segkit.training.preflight import check_inputs
     from segkit.training.run_plan import plan_training
     from segkit.workers.devices import check_device
 
-    check_device(device)
-    inputs = check_inputs(load_recipe(recipe, with_steps(overrides, steps)), sets, eval_data)
+    check_device(options.device)
+    inputs = check_inputs(options.load_recipe(recipe), sets, options.eval_data)
     if not torchrun.is_first():
         return
-    plan = plan_training(inputs.recipe, inputs.datasets, out, device=device)
+    plan = plan_training(inputs.recipe, inputs.datasets, out, device=options.device)
     paces = [
         (pace.name, pace.images, pace.samples_per_step, pace.steps_per_epoch, pace.epochs)
         for pace in plan.sets

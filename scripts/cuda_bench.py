@@ -19,6 +19,7 @@ from segkit.sources.coco_panoptic import open_coco_panoptic
 from segkit.sources.engine import ConvertOptions, convert
 from segkit.sources.objects365 import open_objects365
 from segkit.training.logging import StepRecord
+from segkit.training.options import TrainOptions
 from segkit.training.setup import TrainingSetup
 from segkit.training.train import train
 from segkit.training.trainer import Callbacks
@@ -131,10 +132,7 @@ class Bench:
         return TrainingSetup.open(
             recipe,
             [(str(data.path), 1.0)],
-            eval_data=(),
-            steps=None,
-            device=str(self.device),
-            overrides=(*self._common, *overrides),
+            TrainOptions(device=str(self.device), overrides=(*self._common, *overrides)),
         )
 
     def train(

@@ -34,7 +34,6 @@ from segkit.metrics.output import uncounted_truth
 from segkit.metrics.task_metrics import EvalOptions
 from segkit.model.weights_file import weights_file
 from segkit.recipes.effects import require_effects
-from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import resolve_init_from
 from segkit.runs.run_manifest import interrupted_training
@@ -51,6 +50,7 @@ from segkit.training.interrupted import (
     require_no_interrupted_run,
     training_fingerprint,
 )
+from segkit.training.options import TrainOptions
 from segkit.workers.devices import check_device
 
 
@@ -67,13 +67,7 @@ def check_training(
     recipe: str | Path,
     data: Sequence[tuple[str, float]],
     out: Path,
-    *,
-    eval_data: Sequence[str],
-    steps: int | None,
-    device: str,
-    overrides: Sequence[str],
-    resume: bool,
-    restart: bool,
+    options: TrainOptions,
 ) -> TrainingInputs:
     """Check the arguments of `segkit.train`, as far as that needs no PyTorch.
 
@@ -83,28 +77,23 @@ def check_training(
         OtherRunError: the run to resume has another recipe or other data.
         SegkitError: another process is writing to `out`.
     """
-    check_device(device)
-    loaded = load_recipe(recipe, with_steps(overrides, steps))
-    inputs = check_inputs(loaded, data, eval_data, resume=resume)
+    check_device(options.device)
+    loaded = options.load_recipe(recipe)
+    inputs = check_inputs(loaded, data, options.eval_data, resume=options.resume)
     check_loggers(inputs.recipe)
     if inputs.recipe.model.backbone_weights not in (None, "timm"):
         weights_file(str(inputs.recipe.model.backbone_weights))
     if torchrun.is_first():  # the first process may be writing there already
         require_unlocked(out)
-        left = interrupted_training(out) if resume else None
+        left = interrupted_training(out) if options.resume else None
         if left is not None:
             early = training_fingerprint(
                 inputs.recipe, inputs.datasets, inputs.eval_datasets, torchrun.world_size()
             )
             check_resumable(left, complete_fingerprint(early, left), out)
-        elif not restart:
+        elif not options.restart:
             require_no_interrupted_run(out)
     return inputs
-
-
-def with_steps(overrides: Sequence[str], steps: int | None) -> Sequence[str]:
-    """Overrides of a recipe, with its number of steps unless that is None."""
-    return overrides if steps is None else [*overrides, f"training.steps={steps}"]
 
 
 def check_inputs(

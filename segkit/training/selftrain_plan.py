@@ -28,11 +28,11 @@ from segkit.shards.reader import ShardSet
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.indistinct import indistinct_notes
 from segkit.training.held_out import Parts, check_held_out, draw_parts
+from segkit.training.options import with_steps
 from segkit.training.preflight import (
     TrainingInputs,
     check_inputs,
     encode_names,
-    with_steps,
 )
 
 SHARE = 0.1

@@ -18,19 +18,18 @@ from segkit.hub import is_hugging_face
 from segkit.model.backbone import STRIDES
 from segkit.model.text_classifier import ClassEmbeddings
 from segkit.model.vitdet import timm_name
-from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import DataConfig, Recipe
 from segkit.shards.reader import ShardSet
 from segkit.storage import StrPath
 from segkit.text.embeddings import EmbeddingStore
 from segkit.training.interrupted import training_fingerprint
+from segkit.training.options import TrainOptions
 from segkit.training.preflight import (
     check_inputs,
     check_loggers,
     count_masks,
     encode_names,
     resolve_text_dim,
-    with_steps,
 )
 from segkit.workers.devices import check_device
 
@@ -63,24 +62,18 @@ class TrainingSetup:
         cls,
         recipe: str | Path,
         data: Sequence[tuple[str, float]],
-        *,
-        eval_data: Sequence[str],
-        steps: int | None,
-        device: str,
-        overrides: Sequence[str],
-        names: Sequence[str] | None = None,
-        resume: bool = False,
+        options: TrainOptions,
     ) -> "TrainingSetup":
         """Load the recipe and open the data sets; arguments as in `train`.
 
         Raises:
             InputError: a recipe, data set or device that cannot be used.
         """
-        loaded = load_recipe(recipe, with_steps(overrides, steps))
-        inputs = check_inputs(loaded, data, eval_data, names, resume=resume)
+        loaded = options.load_recipe(recipe)
+        inputs = check_inputs(loaded, data, options.eval_data, options.names, resume=options.resume)
         check_loggers(inputs.recipe)
-        check_device(device)
-        chosen_device = choose_device(device)
+        check_device(options.device)
+        chosen_device = choose_device(options.device)
         encode_names(inputs)
         resolved = resolve_text_dim(resolve_pixel_statistics(inputs.recipe))
         datasets = open_datasets(inputs.datasets, resolved)
@@ -88,8 +81,8 @@ class TrainingSetup:
         arguments: dict[str, Any] = {
             "recipe": str(recipe),
             "data": dict(data),
-            "eval_data": list(eval_data),
-            "set": list(overrides),
+            "eval_data": list(options.eval_data),
+            "set": list(options.overrides),
         }
         if inputs.recipe.data.mask_policy:
             arguments["mask_policy"] = count_masks(inputs)

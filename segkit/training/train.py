@@ -20,6 +20,7 @@ from segkit.storage import StrPath, is_remote, location
 from segkit.training import checkpoint
 from segkit.training.builders import build_mix, build_trainer
 from segkit.training.interrupted import check_resumable, require_no_interrupted_run
+from segkit.training.options import TrainOptions
 from segkit.training.publish_run import publish, write_inputs, write_model
 from segkit.training.setup import TrainingSetup, WeightedSets, weighted_sets
 from segkit.training.trainer import Callbacks, Trainer
@@ -67,26 +68,43 @@ def train(
         SegkitError: a loss is not finite, or another process is writing to `out`.
         StoppedError: by SIGTERM or SIGINT, after a checkpoint has been saved.
     """
-    setup = TrainingSetup.open(
+    return run_training(
         path_text(recipe),
         weighted_sets(data),
-        eval_data=[spec for spec, _ in weighted_sets(eval_data)],
-        steps=steps,
-        device=device,
-        overrides=overrides,
-        names=names,
-        resume=resume,
+        out,
+        TrainOptions(
+            eval_data=[spec for spec, _ in weighted_sets(eval_data)],
+            steps=steps,
+            device=device,
+            overrides=overrides,
+            names=names,
+            resume=resume,
+            restart=restart,
+        ),
+        callbacks or Callbacks(),
     )
+
+
+def run_training(
+    recipe: str,
+    data: Sequence[tuple[str, float]],
+    out: StrPath,
+    options: TrainOptions,
+    callbacks: Callbacks,
+) -> Path:
+    """Train with options that are one object; the rest of `train`, which describes all of it."""
+    setup = TrainingSetup.open(recipe, data, options)
     with distributed.process_group(setup.device):
-        if resume:
+        if options.resume:
             order = _interrupted_order(location(out)) if distributed.rank() == 0 else []
             setup = setup.in_order(distributed.broadcast_object(order))
         # Before staging: an error here must not remove an interrupted run.
         mix, trainer = build_mix(setup), build_trainer(setup)
-        if not resume and not is_remote(folder := location(out)):
+        if not options.resume and not is_remote(folder := location(out)):
             checkpoint.require_space(folder, list(trainer.model.parameters()))
+        resume, restart = options.resume, options.restart
         with open_stage(location(out), setup, resume=resume, restart=restart) as stage:
-            return _train(trainer, mix, stage, callbacks or Callbacks())
+            return _train(trainer, mix, stage, callbacks)
 
 
 def _interrupted_order(out: Path) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,12 +23,13 @@ from segkit.stopping import StoppedError
 from segkit.text.encoders import TextEncoder, Vectors
 from segkit.training import checkpoint
 from segkit.training.interrupted import check_resumable
+from segkit.training.options import TrainOptions
 from segkit.training.preflight import check_training
 from segkit.training.train import open_stage, train
 from segkit.training.trainer import Callbacks
 from tests.training.test_train import steps_of, stop_after
 
-CPU: dict[str, Any] = {"eval_data": (), "steps": 1, "device": "cpu", "overrides": ()}
+CPU = TrainOptions(steps=1, device="cpu")
 RECIPE = {
     "optimizer": {"lr": 0.2, "schedule": "poly"},
     "data": {"batch_size": 4},
@@ -56,7 +58,7 @@ def test_resuming_with_another_recipe_or_data_is_refused_and_loses_nothing(
         train(tiny, [(str(box_set.path), 1.0)], out, device="cpu", resume=True)
     newest = checkpoint.newest(out / ".v1.partial" / "checkpoints")
     assert newest is not None and checkpoint.load(newest, {})["step"] == 2
-    check_training(str(left), toy, out, resume=True, restart=False, **CPU | {"steps": None})
+    check_training(str(left), toy, out, TrainOptions(device="cpu", resume=True))
 
 
 @pytest.mark.parametrize("earlier", [False, True])
@@ -123,16 +125,16 @@ def test_resuming_with_other_text_is_refused(
         shutil.rmtree(tmp_path / "cache")
         digest[0] = "b" * 64
     message = rf"differ in their text \({edited}\); give the same"
-    options: dict[str, Any] = {**arguments, "eval_data": (), "resume": True, "restart": False}
+    options = TrainOptions(**arguments, resume=True)
     if edited == "templates":  # the digest is known once the words are encoded
         with pytest.raises(InputError, match=message):
-            check_training(tiny, toy, out, **options)
+            check_training(tiny, toy, out, options)
     with pytest.raises(InputError, match=message):
         train(tiny, toy, out, resume=True, **arguments)
     fingerprint = json.loads(record.read_text())
     del fingerprint["text"]  # as if an earlier segkit had begun the run
     record.write_text(json.dumps(fingerprint, sort_keys=True))
-    check_training(tiny, toy, out, **options)
+    check_training(tiny, toy, out, options)
     train(tiny, toy, out, resume=True, **arguments)
 
 
@@ -169,7 +171,7 @@ def test_a_run_that_cannot_be_resumed_is_deleted_only_by_restart(
     message = "interrupted run, which cannot be resumed; give --restart to delete its checkpoints"
     for resume in (False, True):
         with pytest.raises(InputError, match=message):
-            check_training(tiny, toy, out, resume=resume, restart=False, **CPU)
+            check_training(tiny, toy, out, replace(CPU, resume=resume))
         with pytest.raises(InputError, match=message):
             train(tiny, toy, out, device="cpu", resume=resume)
     assert checkpoint.newest(left / "checkpoints") is not None
@@ -295,7 +297,7 @@ def test_what_a_killed_calibration_left_is_not_an_interrupted_run(
     (out / "v1").rename(out / "v2")  # as a killed prune leaves the versions
     shutil.copytree(out / "v2", left)
     for resume in (False, True):
-        check_training(tiny, toy, out, resume=resume, restart=False, **CPU)
+        check_training(tiny, toy, out, replace(CPU, resume=resume))
 
 
 def test_processes_of_one_joint_batch_resume_each_other(tmp_path: Path) -> None:

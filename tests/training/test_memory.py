@@ -13,6 +13,7 @@ from segkit.recipes.load import load_recipe
 from segkit.recipes.schema import Recipe
 from segkit.training.builders import build_mix, build_trainer
 from segkit.training.memory import Memory, estimate_memory
+from segkit.training.options import TrainOptions
 from segkit.training.setup import TrainingSetup
 from tests.training.toy import write_toy_set
 
@@ -52,7 +53,7 @@ class LiveBytes(TorchDispatchMode):
 def measured_peak(name: str, overrides: list[str], folder: Path) -> int:
     """Largest number of live bytes in the second step, beside the weights and their average."""
     data = [(str(write_toy_set(folder / "toy").path), 1.0)]
-    setup = TrainingSetup.open(name, data, eval_data=[], steps=2, device="cpu", overrides=overrides)
+    setup = TrainingSetup.open(name, data, TrainOptions(steps=2, device="cpu", overrides=overrides))
     trainer, batches = build_trainer(setup), build_mix(setup).batches(0, 2, pinned=False)
     stream = (batch for _, batch in batches)
     with LiveBytes() as counter:

@@ -20,6 +20,7 @@ from segkit.shards.publish import staging
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.taxonomy import Category, Taxonomy
+from segkit.training.options import TrainOptions
 from segkit.training.preflight import check_inputs, check_training, encode_names
 from segkit.training.train import train
 from segkit.training.trainer import Callbacks
@@ -333,9 +334,7 @@ def test_what_can_be_refused_is_refused_before_torch(toy: ShardSet, tmp_path: Pa
     assert_refused_before_torch(base, slips)
 
 
-def arguments(**changes: Any) -> dict[str, Any]:
-    values = {"eval_data": [], "steps": 3, "device": "cpu", "overrides": ()}
-    return {**values, "resume": False, "restart": False, **changes}
+FEW_STEPS = TrainOptions(steps=3, device="cpu")
 
 
 def test_resuming_with_another_recipe_or_data_is_refused_early(
@@ -348,13 +347,13 @@ def test_resuming_with_another_recipe_or_data_is_refused_early(
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        train(recipe, data, out, callbacks=Callbacks(on_start=stop), **arguments())
-    check_training(recipe, data, out, **arguments(resume=True))  # the same
+        train(recipe, data, out, steps=3, device="cpu", callbacks=Callbacks(on_start=stop))
+    check_training(recipe, data, out, replace(FEW_STEPS, resume=True))  # the same
     with pytest.raises(InputError, match=r"differ in their recipe \(optimizer.lr\)"):
         lr = ["optimizer.lr=0.1"]
-        check_training(recipe, data, out, **arguments(resume=True, overrides=lr))
+        check_training(recipe, data, out, replace(FEW_STEPS, resume=True, overrides=lr))
     with pytest.raises(InputError, match="differ in their data"):
-        check_training(recipe, [(str(toy.path), 2.0)], out, **arguments(resume=True))
+        check_training(recipe, [(str(toy.path), 2.0)], out, replace(FEW_STEPS, resume=True))
 
 
 def test_a_run_that_another_process_writes_is_refused_early(toy: ShardSet, tmp_path: Path) -> None:
@@ -364,8 +363,8 @@ def test_a_run_that_another_process_writes_is_refused_early(toy: ShardSet, tmp_p
         with pytest.raises(BlockingIOError), lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with pytest.raises(SegkitError, match="another process is writing here"):
-            check_training(recipe, [(str(toy.path), 1.0)], out, **arguments())
-    check_training(recipe, [(str(toy.path), 1.0)], out, **arguments())
+            check_training(recipe, [(str(toy.path), 1.0)], out, FEW_STEPS)
+    check_training(recipe, [(str(toy.path), 1.0)], out, FEW_STEPS)
 
 
 def test_class_names_of_one_embedding_are_noted(

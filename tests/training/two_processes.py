@@ -24,6 +24,7 @@ from segkit.stopping import StoppedError
 from segkit.training.builders import build_mix, build_trainer
 from segkit.training.logging import StepRecord
 from segkit.training.optimizer import build_optimizer, named_state
+from segkit.training.options import TrainOptions
 from segkit.training.setup import TrainingSetup
 from segkit.training.sharding import full_state_dict, shard
 from segkit.training.train import train
@@ -150,10 +151,11 @@ def take_varied_steps(tiny: str, sets: list[str], *overrides: str) -> dict[str, 
     setup = TrainingSetup.open(
         tiny,
         list(zip(sets, (2.0, 1.0), strict=True)),  # draws the second, the first, the second
-        eval_data=[],
-        steps=VARIED_STEPS,
-        device="cpu",
-        overrides=[*EXACT, "model.foreground=4", *overrides],
+        TrainOptions(
+            steps=VARIED_STEPS,
+            device="cpu",
+            overrides=[*EXACT, "model.foreground=4", *overrides],
+        ),
     )
     trainer, mix = build_trainer(setup), build_mix(setup)
     with closing(batch for _, batch in mix.batches(0, VARIED_STEPS, pinned=False)) as data:
