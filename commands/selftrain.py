@@ -91,6 +91,7 @@ def selftrain(
     """
     started = time.monotonic()
     require_extra("train", "segkit selftrain")
+    from segkit.training.options import SelfTrainOptions
     from segkit.training.selftrain_plan import encode_classes, plan_selftraining
     from segkit.training.selftrain_state import has_state, read_state
     from segkit.workers.devices import check_device
@@ -100,14 +101,16 @@ def selftrain(
         recipe,
         [parse_data(item) for item in data],
         parse_data(boxes),
-        rounds=rounds,
-        held_out=held_out,
-        share=share,
-        checkpoint=checkpoint,
-        steps=steps,
-        round_steps=round_steps,
-        overrides=overrides,
-        tta=tta,
+        SelfTrainOptions(
+            rounds=rounds,
+            held_out=held_out,
+            share=share,
+            checkpoint=checkpoint,
+            steps=steps,
+            round_steps=round_steps,
+            overrides=overrides,
+            tta=tta,
+        ),
         resume=has_state(out),
     )
     before = read_state(out, plan)

@@ -3,7 +3,7 @@
 train.py          train(): resolve the recipe, open the data, train, publish a version
 builders.py       the batches and the Trainer of a setup, with its model
 trainer.py        Trainer: model, EMA, optimizer, loss scale and step; the training step
-options.py        TrainOptions: what a caller of train() chooses besides recipe and data
+options.py        TrainOptions and SelfTrainOptions: what a caller chooses besides recipe and data
 preflight.py      refuse what cannot be trained, before PyTorch is imported
 interrupted.py    which run may resume an interrupted one, by its fingerprint
 selftrain.py      selftrain(): a run labels boxes, the next run learns from its masks, in rounds

@@ -28,6 +28,7 @@ from segkit.shards.versions import resolve, versions
 from segkit.stopping import StoppedError
 from segkit.storage import StrPath, local_path
 from segkit.training.held_out import hold_out
+from segkit.training.options import SelfTrainOptions
 from segkit.training.selftrain_plan import (
     SelfTrainingPlan,
     encode_classes,
@@ -128,14 +129,16 @@ def selftrain(
         path_text(recipe),
         weighted_sets(data),
         weighted_sets([boxes])[0],
-        rounds=rounds,
-        held_out=None if held_out is None else path_text(held_out),
-        share=share,
-        checkpoint=None if checkpoint is None else path_text(checkpoint),
-        steps=steps,
-        round_steps=round_steps,
-        overrides=overrides,
-        tta=tta,
+        SelfTrainOptions(
+            rounds=rounds,
+            held_out=None if held_out is None else path_text(held_out),
+            share=share,
+            checkpoint=None if checkpoint is None else path_text(checkpoint),
+            steps=steps,
+            round_steps=round_steps,
+            overrides=overrides,
+            tta=tta,
+        ),
         resume=has_state(out),
     )
     before = read_state(out, plan)

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse, torchrun
-from segkit.arguments import check_number
 from segkit.data.check_sets import NamedDataset
 from segkit.errors import InputError, Notice
 from segkit.hub import is_hugging_face
 from segkit.recipes.load import known_recipes, load_recipe
-from segkit.recipes.old_names import current_key
 from segkit.recipes.schema import Recipe
 from segkit.runs.init_from import check_init_from, read_encoding
 from segkit.runs.open_run import check_inference, run_folder, trained_classes
@@ -28,7 +26,7 @@ from segkit.shards.reader import ShardSet
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.indistinct import indistinct_notes
 from segkit.training.held_out import Parts, check_held_out, draw_parts
-from segkit.training.options import with_steps
+from segkit.training.options import SelfTrainOptions, with_steps
 from segkit.training.preflight import (
     TrainingInputs,
     check_inputs,
@@ -92,15 +90,8 @@ def plan_selftraining(
     recipe: str | Path,
     data: Sequence[NamedPath],
     boxes: NamedPath,
+    options: SelfTrainOptions,
     *,
-    rounds: int,
-    held_out: str | None,
-    share: float | None,
-    checkpoint: str | None,
-    steps: int | None,
-    round_steps: int | None,
-    overrides: Sequence[str],
-    tta: bool,
     resume: bool = False,
 ) -> SelfTrainingPlan:
     """Check the arguments of `selftrain`, as far as that needs no PyTorch.
@@ -115,15 +106,8 @@ def plan_selftraining(
     if torchrun.is_distributed():
         hint = "start it without torchrun"
         raise InputError("self-training runs in one process", record="torchrun", hint=hint)
-    if rounds < 1:
-        raise InputError(f"{rounds} rounds", record="--rounds", hint="give 1 or more")
-    if share is not None and not 0 < share < 1:
-        hint = "give a share between 0 and 1, such as 0.1"
-        raise InputError(f"a held-out share of {share:g}", record="--held-out-share", hint=hint)
-    if round_steps is not None:
-        check_number(round_steps, "round_steps", 1)
-    _refuse_unread(held_out, share, checkpoint, steps, round_steps, overrides)
-    loaded = load_recipe(recipe, with_steps(_first_overrides(overrides), steps))
+    options.check()
+    loaded = load_recipe(recipe, with_steps(_first_overrides(options.overrides), options.steps))
     if not loaded.loss.box_prompts:
         hint = "set loss.box_prompts above 0, as in box-labeler-mini"
         raise InputError("the recipe trains no box prompts", record=str(recipe), hint=hint)
@@ -132,17 +116,18 @@ def plan_selftraining(
     if not unlabeled.shards.manifest.statistics.boxes_only:
         hint = "give a set with boxes, such as one of `segkit convert coco --boxes-only`"
         raise InputError("no segment lacks a mask", file=unlabeled.shards.path, hint=hint)
-    if checkpoint is not None:
-        check_inference(checkpoint, (), "box-prompts")
-    teacher = None if checkpoint is None else run_folder(checkpoint)
+    teacher = None
+    if options.checkpoint is not None:
+        check_inference(options.checkpoint, (), "box-prompts")
+        teacher = run_folder(options.checkpoint)
     first = teacher or checked.model.init_from
-    scored, parts = None, []
-    if held_out is None:
+    scored, parts, share = None, [], options.share or SHARE
+    if options.held_out is None:
         sets = [dataset.shards for dataset in masks]
-        parts = draw_parts(sets, unlabeled.shards, share or SHARE, checked.training.seed)
+        parts = draw_parts(sets, unlabeled.shards, share, checked.training.seed)
         scoring = [shards for shards, part in zip(sets, parts, strict=True) if part is not None]
     else:
-        scored = ShardSet.open(held_out)
+        scored = ShardSet.open(options.held_out)
         check_held_out(scored, [dataset.shards for dataset in inputs.datasets])
         scoring = [scored]
     if first is not None and not is_hugging_face(first):
@@ -156,13 +141,13 @@ def plan_selftraining(
         data=masks,
         boxes=unlabeled,
         held_out=scored,
-        share=share or SHARE,
+        share=share,
         parts=parts,
         checkpoint=teacher,
-        rounds=rounds,
-        round_steps=round_steps or max(1, checked.training.steps // 4),
-        overrides=tuple(overrides),
-        tta=tta,
+        rounds=options.rounds,
+        round_steps=options.round_steps or max(1, checked.training.steps // 4),
+        overrides=tuple(options.overrides),
+        tta=options.tta,
     )
 
 
@@ -207,33 +192,3 @@ def _warn_of_trained(run: Path, scoring: Sequence[ShardSet]) -> None:
                 "with other images"
             )
             warnings.warn(message, Notice, stacklevel=3)
-
-
-def _refuse_unread(
-    held_out: str | None,
-    share: float | None,
-    checkpoint: str | None,
-    steps: int | None,
-    round_steps: int | None,
-    overrides: Sequence[str],
-) -> None:
-    """Raise InputError for an option or an override that would do nothing."""
-    if held_out is not None and share is not None:
-        message, hint = "--held-out-share does nothing with --held-out", "give one of them"
-        raise InputError(message, hint=hint)
-    if checkpoint is not None and steps is not None:
-        hint = "give --round-steps for the later rounds"
-        raise InputError("--checkpoint replaces the training that --steps is for", hint=hint)
-    unread = {
-        "loss.trust_scores": "each round: the first has no scores, later ones trust them",
-        "training.publish": "the rounds: they have no --eval-data and publish their last step",
-    }
-    if checkpoint is not None:
-        unread["model.init_from"] = "--checkpoint, the run that the rounds start from"
-        if round_steps is not None:
-            unread["training.steps"] = "--round-steps, since --checkpoint replaces the first run"
-    for override in overrides:
-        key = current_key(override.partition("=")[0].strip())
-        if key in unread:
-            message = f"{key} is set by {unread[key]}"
-            raise InputError(message, record="--set", hint="leave it out")

@@ -19,6 +19,7 @@ from segkit.shards.publish import exclusive
 from segkit.shards.reader import ShardSet
 from segkit.shards.validate import validate
 from segkit.shards.writer import write_layer
+from segkit.training.options import SelfTrainOptions
 from segkit.training.selftrain_plan import plan_selftraining
 from segkit.training.selftrain_state import write_state
 from tests.training.toy import write_recipe, write_toy_set
@@ -115,14 +116,7 @@ def test_what_a_self_training_resumes_with_stays(tmp_path: Path) -> None:
         write_recipe(tmp_path / "tiny.toml"),
         [(str(tmp_path / "masks"), 1.0)],
         (str(tmp_path / "boxes"), 1.0),
-        rounds=1,
-        held_out=str(tmp_path / "apart"),
-        share=None,
-        checkpoint=None,
-        steps=1,
-        round_steps=1,
-        overrides=(),
-        tta=False,
+        SelfTrainOptions(rounds=1, held_out=str(tmp_path / "apart"), steps=1, round_steps=1),
     )
     write_state(tmp_path / "work", plan, [{"run": "round-0/run/v1", "held_out_iou": 0.5}])
     for name in seeds:

@@ -30,6 +30,7 @@ from segkit.shards.header import Header
 from segkit.shards.reader import ShardSet
 from segkit.shards.writer import write_layer
 from segkit.training import selftrain as module
+from segkit.training.options import SelfTrainOptions
 from segkit.training.selftrain import SelfTraining, selftrain
 from segkit.training.selftrain_plan import SelfTrainingPlan, plan_selftraining
 from segkit.training.selftrain_state import read_state, write_state
@@ -237,9 +238,8 @@ def test_no_kill_changes_a_byte(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def plan_of(weight: float = 1.0, *overrides: str) -> SelfTrainingPlan:
-    options: dict[str, Any] = {"rounds": 1, "held_out": None, "checkpoint": None, "share": 0.34}
-    options |= {"steps": 3, "round_steps": None, "overrides": (*FAST, *overrides), "tta": False}
-    return plan_selftraining("tiny.toml", [("masks", weight)], ("boxes", 1.0), **options)
+    options = SelfTrainOptions(rounds=1, share=0.34, steps=3, overrides=(*FAST, *overrides))
+    return plan_selftraining("tiny.toml", [("masks", weight)], ("boxes", 1.0), options)
 
 
 def test_another_self_training_in_the_folder_is_refused(home: Path) -> None:

@@ -25,6 +25,7 @@ from segkit.text import embeddings
 from segkit.text.encoding import Encoding
 from segkit.training import selftrain as module
 from segkit.training import selftrain_plan as plan_module
+from segkit.training.options import SelfTrainOptions
 from segkit.training.selftrain import SelfTraining, _hint_without_masks, selftrain
 from segkit.training.selftrain_plan import SelfTrainingPlan, encode_classes, plan_selftraining
 from segkit.training.train import train
@@ -75,10 +76,8 @@ def rounds(data: list[str], out: str = "work", **options: Any) -> SelfTraining:
 
 
 def plan(**options: Any) -> SelfTrainingPlan:
-    defaults: dict[str, Any] = {"rounds": 1, "held_out": None, "share": 0.34, "checkpoint": None}
-    defaults |= {"steps": None, "round_steps": None, "overrides": FAST, "tta": False}
-    arguments = defaults | options
-    return plan_selftraining("tiny.toml", [("masks", 1.0)], ("boxes", 1.0), **arguments)
+    chosen = replace(SelfTrainOptions(rounds=1, share=0.34, overrides=FAST), **options)
+    return plan_selftraining("tiny.toml", [("masks", 1.0)], ("boxes", 1.0), chosen)
 
 
 def names_of_rounds(result: SelfTraining) -> list[set[str]]:
