@@ -9,7 +9,7 @@ import msgspec
 
 from segkit.file_names import relative_name
 from segkit.masks import rle
-from segkit.masks.boxes import with_margin
+from segkit.masks.boxes import MARGIN, with_margin
 from segkit.sample import Box, Kind, MaskSource, Sample, Segment
 from segkit.shards.manifest import SetKind
 from segkit.shards.rules import agrees, is_area, reaches
@@ -176,6 +176,8 @@ class CocoInstances(CocoSource):
         ):
             area_warning = None  # the area is that of the mask
         score, score_warning = coco_fields.score(annotation.score)
+        if box_warning == "box-beyond-image" and _looks_like_corners(box, width, height):
+            tally.corner_boxes[class_name] += 1
         for code in (*warnings, box_warning, area_warning, score_warning):
             if code is not None:
                 tally.warn(code, class_name)
@@ -336,6 +338,13 @@ def _box(
         message = f"bbox {bbox} has no extent" if bbox else "no box and no mask"
         raise AnnotationError("degenerate-box", message)
     return mask.region.box, None if bbox is None else "box-mismatch"
+
+
+def _looks_like_corners(box: Box, width: int, height: int) -> bool:
+    """Whether a box reaches far beyond the image, but would be inside as x1, y1, x2, y2."""
+    x, y, w, h = box
+    reaches_far = x + w > (1 + MARGIN) * width or y + h > (1 + MARGIN) * height
+    return reaches_far and 0 <= x < w <= width and 0 <= y < h <= height
 
 
 def _area(

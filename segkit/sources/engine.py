@@ -46,7 +46,7 @@ from segkit.workers.process_pool import as_completed, available_cores, process_p
 
 Progress = Callable[[int], None]
 """Receives the number of images that were just finished."""
-_TALLY_FORMAT = 6
+_TALLY_FORMAT = 7
 """Version of the tallies beside finished shards; shards of another one are converted again."""
 _STAGING = {"command": "convert"}
 

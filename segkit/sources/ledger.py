@@ -184,7 +184,14 @@ class AnnotationError(Exception):
         self.code = code
 
 
-_BY_CLASS = ("images_dropped", "image_warnings", "annotations_in", "kept", "uncounted")
+_BY_CLASS = (
+    "images_dropped",
+    "image_warnings",
+    "annotations_in",
+    "kept",
+    "uncounted",
+    "corner_boxes",
+)
 _BY_CLASS_AND_CODE = ("dropped", "warnings")
 
 
@@ -212,6 +219,8 @@ class Tally:
     """Number of all defects that fail a conversion."""
     uncounted: Counter[str] = field(default_factory=Counter)
     """Class -> kept annotations that neither training nor scores count: crowds, ignored ones."""
+    corner_boxes: Counter[str] = field(default_factory=Counter)
+    """Class -> kept boxes (x, y, width, height) that look like corners (x1, y1, x2, y2)."""
     notes: list[str] = field(default_factory=list)
     """What the source must tell the user, one line each."""
     log: IO[str] | None = field(default=None, compare=False, repr=False)
@@ -324,6 +333,7 @@ class Tally:
             annotations_in=Counter(data["annotations_in"]),
             kept=Counter(data["kept"]),
             uncounted=Counter(data["uncounted"]),
+            corner_boxes=Counter(data["corner_boxes"]),
             dropped=by_code("dropped"),
             warnings=by_code("warnings"),
             defects=[Defect(**defect) for defect in data["defects"]],

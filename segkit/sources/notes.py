@@ -13,7 +13,8 @@ def conversion_notes(source: Source, tally: Tally) -> tuple[str, ...]:
     """Return the notes on a conversion, each one line."""
     is_coco = source.name in ("coco-instances", "coco-panoptic")
     twin_notes = _twin_notes(source.taxonomy, tally)
-    return (*tally.notes, *twin_notes, *_uncounted_notes(tally, is_coco=is_coco))
+    uncounted_notes = _uncounted_notes(tally, is_coco=is_coco)
+    return (*tally.notes, *twin_notes, *_corner_notes(tally), *uncounted_notes)
 
 
 def twins(categories: Iterable[Category]) -> list[list[Category]]:
@@ -48,6 +49,17 @@ def _twin_notes(taxonomy: Taxonomy, tally: Tally) -> list[str]:
             f"so that their scores are shared and masks come twice; {remedy}"
         )
     return notes
+
+
+def _corner_notes(tally: Tally) -> list[str]:
+    corners, kept = tally.corner_boxes.total(), tally.kept.total()
+    if 2 * corners <= kept:
+        return []
+    return [
+        f"{corners} of {kept} boxes reach far beyond their images and would be inside as corners "
+        "x1, y1, x2, y2; a bbox of COCO is x, y, width, height: if these are corners, write "
+        "x2 - x1 and y2 - y1 in place of x2 and y2"
+    ]
 
 
 def _uncounted_notes(tally: Tally, *, is_coco: bool) -> list[str]:

@@ -144,6 +144,28 @@ def test_panoptic_crowds_become_objects(tmp_path: Path) -> None:
     assert not any(s.is_crowd for x in samples(source) for s in x.segments)
 
 
+@pytest.mark.parametrize("masks", [False, True])
+def test_boxes_that_look_like_corners_are_named(tmp_path: Path, masks: bool) -> None:
+    random = np.random.default_rng(0)
+    size = np.array([WIDTH, HEIGHT])
+    corners = np.sort(random.integers(0, size + 1, (50, 2, 2)), axis=1).astype(float)
+    corners = corners[(corners[:, 1] - corners[:, 0] >= 2).all(axis=1)]  # (N, 2, 2)
+    extents = corners[:, 1] - corners[:, 0]
+    whole = np.tile([0.0, 0, WIDTH, HEIGHT], (len(corners), 1))
+    boxes = {
+        "corners": corners.reshape(-1, 4),
+        "exact": np.hstack([corners[:, 0], extents]),
+        "slightly beyond": np.hstack([corners[:, 0] + 1, extents + 1]),
+        "whole images": whole + random.uniform(-0.5, 0.5, whole.shape),
+    }
+    for name, values in boxes.items():
+        annotations = [{"category_id": 3, "bbox": box} for box in values.tolist()]
+        for entry, ((x0, y0), (x1, y1)) in zip(annotations, corners.tolist(), strict=True):
+            entry["segmentation"] = [[x0, y0, x1, y0, x1, y1, x0, y1]] if masks else []
+        notes = dry_run(opened(tmp_path / name, annotations, {3: "a"})).notes
+        assert ["x1, y1, x2, y2" in note for note in notes] == [True] * (name == "corners")
+
+
 def test_a_set_without_annotations_is_said_to_be_one(tmp_path: Path) -> None:
     (note,) = dry_run(opened(tmp_path, [], {3: "a"})).notes
     assert note.startswith("no image has an annotation")
