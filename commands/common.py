@@ -21,6 +21,7 @@ from rich.tree import Tree
 
 from segkit import __version__
 from segkit.errors import InputError, SegkitError
+from segkit.errors import plural as plural
 from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import is_remote, location
 from segkit.taxonomy import known_taxonomies
@@ -213,11 +214,6 @@ def table(
     for row in rows:
         result.add_row(*(plain(_cell(value)) for value in row))
     return result
-
-
-def plural(number: int, singular: str, many: str | None = None) -> str:
-    """A count with its noun, such as `1 image` or `2 images`; `many` is an irregular plural."""
-    return f"{number} {singular if number == 1 else many or f'{singular}s'}"
 
 
 def _cell(value: object) -> str:

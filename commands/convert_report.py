@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .common import emit, note, print_line, table, write_preview
+from .common import emit, note, plural, print_line, table, write_preview
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -131,7 +131,8 @@ def _result(
 
 def _tables(report: "ConversionReport", source: "Source", seconds: float) -> "list[Table | str]":
     counts = {"images": report.ledger.images, "annotations": report.ledger.annotations}
-    title = f"{source.name}: {source.kind}, {len(source.taxonomy.categories)} classes"
+    classes = plural(len(source.taxonomy.categories), "class", "classes")
+    title = f"{source.name}: {source.kind}, {classes}"
     rows = [
         (noun, count.input, count.kept, sum(count.dropped.values()))
         for noun, count in counts.items()

@@ -21,6 +21,11 @@ def short_list(items: Sequence[str], limit: int = 5) -> str:
     return ", ".join(items[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
+def plural(number: int, singular: str, many: str | None = None) -> str:
+    """A count with its noun, such as `1 image` or `2 images`; `many` is an irregular plural."""
+    return f"{number} {singular if number == 1 else many or f'{singular}s'}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from segkit import parse
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.recipes.schema import DataConfig, MaskPolicy
 from segkit.shards.reader import ShardSet
 from segkit.taxonomy import Category, Taxonomy, load_taxonomy, normalize
@@ -103,14 +103,16 @@ def count_policies(shards: ShardSet, policies: Mapping[int, MaskPolicy]) -> Poli
 def describe_counts(name: str, counts: PolicyCounts) -> str:
     """One line on what the policies of a set drop."""
     parts = [
-        f"{counts[policy]['masks']} of {counts[policy]['classes']} classes {effect}"
+        f"{counts[policy]['masks']} of {_classes(counts[policy])} {effect}"
         for policy, effect in (("box", "are boxes"), ("none", "are void"))
         if policy in counts
     ]
     used = counts.get("mask", {"masks": 0, "classes": 0})
-    return (
-        f"{name}: {used['masks']} masks of {used['classes']} classes are used, {', '.join(parts)}"
-    )
+    return f"{name}: {used['masks']} masks of {_classes(used)} are used, {', '.join(parts)}"
+
+
+def _classes(count: Mapping[str, int]) -> str:
+    return plural(count["classes"], "class", "classes")
 
 
 def _selectors(name: str, config: DataConfig) -> Iterator[tuple[str, MaskPolicy]]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.masks import rle
 from segkit.masks.boxes import AREAS, filled_box, in_size, inscribed_ellipse
 from segkit.masks.iou import mask_iou, mask_iou_of_pairs
@@ -158,7 +158,7 @@ def evaluate_box_prompts(
             metric.update([image], [prediction])
     if images:
         missing = ", ".join(sorted(images)[:5])
-        message = f"no predictions for {len(images)} images ({missing})"
+        message = f"no predictions for {plural(len(images), 'image')} ({missing})"
         raise InputError(message, hint="give the set of the same images")
     return metric.compute()
 

@@ -9,12 +9,14 @@ from typing import Any
 
 from segkit import __version__
 from segkit.atomic import write_text
+from segkit.errors import plural
 from segkit.metrics.class_mapping import class_map_notes
 from segkit.sample import Segment
 from segkit.shards.manifest import Task
 from segkit.shards.reader import ShardSet
 from segkit.storage import location
 
+_PLURALS = {"crowd": "crowds", "box without a mask": "boxes without a mask"}
 METRICS_SCHEMA = "segkit.metrics/1"
 _MIXED_CASE = {"miou": "mIoU", "fwiou": "fwIoU"}
 _INITIALS = re.compile(r"(ap|ar|pq|sq|rq)\d*")
@@ -98,9 +100,12 @@ def uncounted_truth(truth: ShardSet, task: Task, *, by_box: bool = False) -> str
             reasons[reason] += 1
     if not reasons:
         return "the ground truth has no segments, so that no figure says anything"
-    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    listed = ", ".join(
+        plural(count, reason, _PLURALS.get(reason, reason))
+        for reason, count in reasons.most_common()
+    )
     hint = ""
-    if reasons["crowds"]:
+    if reasons["crowd"]:
         hint = "; for COCO crowds that are objects, `segkit convert coco --crowds-as-objects`"
     return f"no segment of the ground truth counts ({listed}), so that no figure is defined{hint}"
 
@@ -112,8 +117,8 @@ def _reason(segment: Segment, task: Task, by_box: bool) -> str | None:
     if task == "instance" and segment.kind == "stuff":
         return "stuff"
     if segment.is_crowd and task != "semantic":
-        return "crowds"
-    return None if segment.mask is not None or by_box else "boxes without a mask"
+        return "crowd"
+    return None if segment.mask is not None or by_box else "box without a mask"
 
 
 def write_json(path: Path, content: Mapping[str, Any], schema: str = METRICS_SCHEMA) -> None:

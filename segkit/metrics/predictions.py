@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from segkit import parse
-from segkit.errors import InputError, short_list
+from segkit.errors import InputError, plural, short_list
 from segkit.metrics import coco_predictions
 from segkit.metrics.class_lists import ClassList, list_beside, list_of_categories
 from segkit.metrics.class_mapping import ClassMap
@@ -280,7 +280,8 @@ def count_missing(predictions: Predictions, truth: ShardSet) -> int:
     known, ids = list(truth.image_ids()), predictions.ids()
     unknown = sorted(set(ids) - set(known))
     if unknown:
-        message = f"{len(unknown)} images are not in the ground truth: {short_list(unknown)}"
+        images = plural(len(unknown), "image is", "images are")
+        message = f"{images} not in the ground truth: {short_list(unknown)}"
         hint = (
             "evaluate against the set that the predictions were made for "
             f"(its ids: {short_list(known[:3])})"

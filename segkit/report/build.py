@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import __version__
+from segkit.errors import plural
 from segkit.metrics.class_mapping import thing_classes
 from segkit.metrics.evaluate import EvalResult
 from segkit.metrics.output import evaluation_notes
@@ -45,10 +46,12 @@ def report(
     task = result["task"]
     sections, cards = _SECTIONS[task](result, evaluation)
     sections.append(_gallery_section(evaluation, truth, source, task))
-    images, classes = result["images"]["evaluated"], len(truth.taxonomy.categories)
+    count = result["images"]["evaluated"]
+    images = f"{count:,} {'image' if count == 1 else 'images'}"
+    classes = plural(len(truth.taxonomy.categories), "class", "classes")
     page = Page(
         title=f"{cards[0][0]} {cards[0][1]}: {truth.manifest.name}",
-        lead=f"{task} segmentation, {images:,} images, {classes} classes; figures in %",
+        lead=f"{task} segmentation, {images}, {classes}; figures in %",
         cards=cards,
         sections=sections,
         notes=evaluation_notes(result, truth),

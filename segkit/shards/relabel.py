@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse
-from segkit.errors import InputError, Notice, short, short_list
+from segkit.errors import InputError, Notice, plural, short, short_list
 from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.shards.header import Header
@@ -48,7 +48,8 @@ def read_table(path: Path, old: Taxonomy, new: Taxonomy) -> dict[int, int | None
             raise InputError(message, file=path, record=line, hint="keep one of them")
     missing = [category.name for category in old.categories if category.id not in class_map]
     if missing:
-        message = f"has no line for {', '.join(missing[:8])} ({len(missing)} classes)"
+        classes = plural(len(missing), "class", "classes")
+        message = f"has no line for {short_list(missing, 8)} ({classes})"
         hint = "add a line for each; a blank `to` drops a class"
         raise InputError(message, file=path, hint=hint)
     return class_map

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse, storage
-from segkit.errors import InputError, short
+from segkit.errors import InputError, plural, short
 from segkit.file_names import known_form
 from segkit.sample import Sample
 from segkit.shards.header import Header
@@ -48,7 +48,7 @@ def assign_by_share(data: ShardSet, shares: Mapping[str, float], seed: int) -> d
         start, reached = round(reached * len(ids)), reached + share
         ids_of_part = ids[start : round(reached * len(ids))]
         if not ids_of_part:
-            message = f"{len(ids)} images are too few for part {part}"
+            message = f"{plural(len(ids), 'image is', 'images are')} too few for part {part}"
             hint = "give it a larger share" if ids else "give a set with images"
             raise InputError(message, file=data.path, hint=hint)
         parts.update(dict.fromkeys(ids_of_part, part))

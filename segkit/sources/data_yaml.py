@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit import parse, storage
-from segkit.errors import InputError, short
+from segkit.errors import InputError, plural, short
 from segkit.sources.categories import NativeCategory
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -44,7 +44,8 @@ def read_data_yaml(path: Path) -> DataYaml:
     count = data.get("nc")
     if isinstance(count, str) and count.strip() != str(len(categories)):
         notes.append(
-            f"{path.name} says nc: {count} but has {len(categories)} names; names are used"
+            f"{path.name} says nc: {count} but has {plural(len(categories), 'name')}; "
+            "names are used"
         )
     root, note = _root(data.get("path"), path)
     if note:

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 
-from segkit.errors import short_list
+from segkit.errors import plural, short_list
 from segkit.sources.ledger import Tally
 from segkit.sources.source import Source
 from segkit.taxonomy import Category, Taxonomy
@@ -56,8 +56,8 @@ def _corner_notes(tally: Tally) -> list[str]:
     if 2 * corners <= kept:
         return []
     return [
-        f"{corners} of {kept} boxes reach far beyond their images and would be inside as corners "
-        "x1, y1, x2, y2; a bbox of COCO is x, y, width, height: if these are corners, write "
+        f"{corners} of {plural(kept, 'box', 'boxes')} reach far beyond the image and fit into it "
+        "as corners x1, y1, x2, y2; a bbox of COCO is x, y, width, height: for corners, write "
         "x2 - x1 and y2 - y1 in place of x2 and y2"
     ]
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element
 
 from segkit import parse
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.sources import drawn_shapes
 from segkit.sources.annotation_files import (
@@ -212,9 +212,9 @@ class _Contents:
         if zero_based or not self.zeros:
             return ()
         return (
-            f"{self.zeros} boxes begin at 0, so that their tool counts pixels from 0, not from 1 "
-            "as VOC does: give `segkit convert voc-boxes --zero-based`, or all boxes are shifted "
-            "by a pixel",
+            f"{plural(self.zeros, 'box begins', 'boxes begin')} at 0, so that the tool counts "
+            "pixels from 0, not from 1 as VOC does: give `segkit convert voc-boxes --zero-based`, "
+            "or all boxes are shifted by a pixel",
         )
 
 

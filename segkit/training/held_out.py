@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segkit.errors import InputError, short
+from segkit.errors import InputError, plural, short
 from segkit.inference.calibration_set import has_objects
 from segkit.shards.leakage import image_digests
 from segkit.shards.reader import ShardSet
@@ -31,8 +31,8 @@ def check_held_out(held_out: ShardSet, trained: Sequence[ShardSet]) -> None:
         common = [key for key, digest in scored.items() if digest in digests]
         if common:
             message = (
-                f"shares {len(common)} of its {len(scored)} images with {shards.path}, which is "
-                f"trained on, such as {short(common[0], 40)}"
+                f"shares {len(common)} of its {plural(len(scored), 'image')} with {shards.path}, "
+                f"which is trained on, such as {short(common[0], 40)}"
             )
             hint = (
                 "`segkit leakage` lists them, `segkit split --list` makes a set without them; or "
@@ -86,7 +86,8 @@ def draw_parts(
         raise InputError(message, record="--held-out-share", hint=hint)
     held_out = [_held_out_ids(part) for part in parts]
     if not any(has_objects(shards, ids) for shards, ids in zip(data, held_out, strict=True)):
-        message = f"no thing with a mask in the {sum(map(len, held_out))} images that are held back"
+        images = plural(sum(map(len, held_out)), "image that is", "images that are")
+        message = f"no thing with a mask in the {images} held back"
         hint = "give a larger share, another training.seed, or --held-out SET"
         raise InputError(message, record="--held-out-share", hint=hint)
     return parts

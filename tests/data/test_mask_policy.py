@@ -266,7 +266,7 @@ def test_inspect_and_counts_show_what_is_dropped(tmp_path: Path) -> None:
     dogs = len(segments) - cats
     assert counts["box"] == {"classes": 3, "segments": dogs, "masks": dogs}
     assert describe_counts("inst", counts) == (
-        f"inst: {cats} masks of 1 classes are used, {dogs} of 3 classes are boxes"
+        f"inst: {cats} masks of 1 class are used, {dogs} of 3 classes are boxes"
     )
     command = ["inspect", str(tmp_path / "set"), "--mask-policy", "box"]
     command += ["--mask-policy", "cat=mask"]

@@ -84,7 +84,7 @@ def test_masks_of_a_turned_image_are_refused() -> None:
 
 def test_missing_images_and_missing_truth_are_refused() -> None:
     truth = Sample("7", "a.jpg", 40, 40, (_segment(_triangle(), "1"),))
-    with pytest.raises(InputError, match="no predictions for 1 images"):
+    with pytest.raises(InputError, match="no predictions for 1 image"):
         evaluate_box_prompts([truth], [], ONE_CLASS)
     with pytest.raises(InputError, match="no object has a true mask"):
         evaluate_box_prompts([replace(truth, segments=())], [truth], ONE_CLASS)

@@ -41,10 +41,10 @@ def segment(**fields: Any) -> Segment:
 @pytest.mark.parametrize(
     ("segments", "task", "message"),
     [
-        ([{"is_crowd": True}], "instance", r"\(1 crowds\).*for COCO .*--crowds-as-objects"),
-        ([{"is_crowd": True}, {"ignore": True}], "panoptic", r"\(1 crowds, 1 to be ignored\)"),
+        ([{"is_crowd": True}], "instance", r"\(1 crowd\).*for COCO .*--crowds-as-objects"),
+        ([{"is_crowd": True}, {"ignore": True}], "panoptic", r"\(1 crowd, 1 to be ignored\)"),
         ([{"kind": "stuff"}] * 2, "instance", r"\(2 stuff\), so that no figure is defined$"),
-        ([{"mask": None}], "instance", r"\(1 boxes without a mask\)"),
+        ([{"mask": None}], "instance", r"\(1 box without a mask\)"),
         ([{"ignore": True}], "semantic", r"\(1 to be ignored\)"),
         ([], "semantic", "the ground truth has no segments"),
         ([{"is_crowd": True}], "semantic", None),

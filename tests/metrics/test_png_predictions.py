@@ -47,7 +47,7 @@ def test_missing_images_count_as_missed_and_strangers_are_refused(
     metrics = figures(truth, open_predictions(str(masks), truth), "semantic")
     assert metrics["images"]["without_prediction"] == 1
     (masks / "101.png").rename(masks / "stranger.png")
-    with pytest.raises(InputError, match="1 images are not in the ground truth: stranger"):
+    with pytest.raises(InputError, match="1 image is not in the ground truth: stranger"):
         figures(truth, open_predictions(str(masks), truth), "semantic")
 
 

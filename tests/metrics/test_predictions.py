@@ -42,7 +42,7 @@ def test_panoptic_files_are_matched_by_file_stem_where_ids_differ(tmp_path):
 def test_predictions_of_unknown_images_are_refused_with_their_ids(tmp_path):
     truth, predictions = sets(tmp_path)
     stranger = [*predictions.samples(), Sample("777", "777.jpg", 5, 5)]
-    with pytest.raises(InputError, match=r"1 images are not in the ground truth: 777"):
+    with pytest.raises(InputError, match=r"1 image is not in the ground truth: 777"):
         figures(truth, stranger, "panoptic")
     with pytest.raises(InputError, match=r"images with two predictions: 100"):
         figures(truth, [*predictions.samples(), next(predictions.samples())], "panoptic")
@@ -227,7 +227,7 @@ def test_a_stem_of_several_images_matches_none(tmp_path):
     )
     (tmp_path / "pred" / "7.png").rename(tmp_path / "pred" / "same.png")
     file.write_text(file.read_text().replace("7.png", "same.png"))
-    with pytest.raises(InputError, match="1 images are not in the ground truth: 7"):
+    with pytest.raises(InputError, match="1 image is not in the ground truth: 7"):
         figures(renamed, open_predictions(str(file), renamed), "panoptic")
 
 
@@ -306,14 +306,14 @@ def test_errors_of_an_evaluation_name_the_file_of_the_predictions(tmp_path):
     packed = tmp_path / "packed.json"
     packed.write_bytes(gzip.compress(boxes.read_bytes()))
     for file, message in (
-        (stranger, "images are not in the ground truth"),
+        (stranger, "1 image is not in the ground truth"),
         (boxes, "the predictions are boxes without masks"),
         (packed, "is compressed by gzip; unpack it"),
     ):
         with pytest.raises(InputError, match=f"{file.name}: .*{message}"):
             figures(truth, open_predictions(str(file), truth), "instance")
     other = shard_set(tmp_path / "other", [replace(samples[0], id="8")], truth.taxonomy, "instance")
-    with pytest.raises(InputError, match=r"other/v1: 1 images are not"):
+    with pytest.raises(InputError, match=r"other/v1: 1 image is not"):
         figures(truth, other, "instance")
     words = replace(truth.taxonomy, categories=(Category(1, "zebra crossing", "thing"),))
     foreign = shard_set(tmp_path / "foreign", [replace(samples[0], segments=())], words, "instance")

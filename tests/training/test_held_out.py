@@ -88,7 +88,7 @@ def test_held_out_images_without_a_thing_are_refused(tmp_path: Path) -> None:
         try:
             (parts,) = draw_parts([data], boxes, 0.17, seed)
         except InputError as error:
-            assert "no thing with a mask in the 1 images that are held back" in str(error)
+            assert "no thing with a mask in the 1 image that is held back" in str(error)
             outcomes.add("refused")
         else:
             assert parts is not None and parts["001"] == HELD_OUT_PART
