@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from segkit.errors import InputError
+from segkit.errors import InputError, plural, short_list
 from segkit.sample import Sample
 from segkit.shards.join_segments import join_segments
 from segkit.shards.manifest import Task
@@ -119,14 +119,15 @@ def class_map_notes(class_map: Mapping[str, Any]) -> list[str]:
     """The `class_map` object of metrics.json in sentences; empty if no class was lost or chosen."""
     notes = []
     if unmapped := class_map.get("unmapped"):
-        notes.append(
-            f"{len(unmapped)} predicted classes have no name in the ground truth and are dropped."
-        )
+        classes = plural(len(unmapped), "predicted class has", "predicted classes have")
+        verb = "is" if len(unmapped) == 1 else "are"
+        listed = short_list([repr(name) for name in unmapped])
+        notes.append(f"{classes} no name in the ground truth and {verb} dropped: {listed}.")
     if unreachable := class_map.get("unreachable"):
-        notes.append(
-            f"{len(unreachable)} classes of the ground truth have no predicted class "
-            "and cannot be matched."
-        )
+        verb = "has" if len(unreachable) == 1 else "have"
+        classes = f"{plural(len(unreachable), 'class', 'classes')} of the ground truth {verb}"
+        listed = short_list([repr(name) for name in unreachable])
+        notes.append(f"{classes} no predicted class and cannot be matched: {listed}.")
     for name, fits in class_map.get("ambiguous", {}).items():
         notes.append(
             f"Predicted {name!r} fits {len(fits)} classes ({', '.join(fits)}): the first is used."

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
-from segkit.metrics.class_mapping import ClassMap
+from segkit.metrics.class_mapping import ClassMap, class_map_notes
 from segkit.taxonomy import Category, Taxonomy
 
 from .files import figures, shard_set
@@ -32,6 +32,11 @@ def test_predictions_in_another_vocabulary_are_mapped_by_name_and_losses_are_lis
         "ambiguous": {},
         "merged": {},
     }
+    assert class_map_notes(metrics["class_map"]) == [
+        "1 predicted class has no name in the ground truth and is dropped: 'unheard of'.",
+        "2 classes of the ground truth have no predicted class and cannot be matched: 'class 2', "
+        "'class 3'.",
+    ]
     assert (
         metrics["per_class"]["class 0"]["pq"] == 100
         and metrics["per_class"]["class 1"]["pq"] == 100
