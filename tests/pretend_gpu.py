@@ -1,7 +1,7 @@
 """A GPU that a machine without one pretends to have, to find what would wait for it.
 
 Its tensors compute on the CPU. Operations for whose result the host of a real GPU would have to
-wait, and those that mix tensors of both devices, raise.
+wait raise, or are counted; those that mix tensors of both devices raise.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,6 +26,9 @@ WAITING = {
     aten.bincount.default: "has as many bins as the largest value",
     aten.repeat_interleave.Tensor: "has as many values as the counts add up to",
     aten._unique2.default: "has as many values as differ",
+    aten.unique_consecutive.default: "has as many values as differ",
+    aten.unique_dim.default: "has as many values as differ",
+    aten.allclose.default: "reads a flag",
 }
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 
@@ -55,9 +58,24 @@ class GpuTensor(Tensor):
     ) -> Any:
         raise AssertionError("outside of pretend_gpu(), or in another thread")
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """CUDA copies a number from the host, unless it fills a view that has dimensions."""
+        if not isinstance(value, Tensor):
+            parts = index if isinstance(index, tuple) else (index,)
+            if self[index].dim() == 0 or any(isinstance(part, Tensor) for part in parts):
+                _wait("a number that is assigned is a blocking copy")
+        super().__setitem__(index, value)
+
+    def tolist(self) -> Any:
+        """The values, which the host waits for."""
+        return self.cpu().tolist()
+
 
 class _Gpu(TorchDispatchMode):
     """Runs operations on the CPU; its tensors are those with an input on the GPU."""
+
+    waits: list[str] | None = None
+    """What the host has waited for; None to raise instead."""
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -81,6 +99,13 @@ class _Gpu(TorchDispatchMode):
         return tree_map(lambda leaf: _on_gpu(leaf, known), result)
 
 
+def _wait(reason: str) -> None:
+    """Count a wait of the host, or raise."""
+    if _Gpu.waits is None:
+        raise WaitError(reason)
+    _Gpu.waits.append(reason)
+
+
 def _values(leaf: Any) -> Any:
     return leaf.values if isinstance(leaf, GpuTensor) else leaf
 
@@ -97,24 +122,26 @@ def _check(
     inputs_on_gpu: bool,
     on_gpu: bool,
 ) -> None:
-    """Raise where the host would wait, or tensors of both devices meet."""
+    """Count or raise where the host would wait; raise where tensors of both devices meet."""
+    if any(tensor.is_meta and not isinstance(tensor, GpuTensor) for tensor in tensors):
+        raise WaitError(f"{function}: torch.tensor(..., device=) is a blocking copy")
     if function in (aten._to_copy.default, aten.copy_.default):
         devices = {isinstance(tensor, GpuTensor) for tensor in tensors}
         if function is aten._to_copy.default:
             devices.add(on_gpu)
         blocking = args[2:3] != (True,) and not kwargs.get("non_blocking")
         if len(devices) > 1 and blocking:
-            raise WaitError(f"{function}: a blocking copy between host and GPU")
+            _wait(f"{function}: a blocking copy between host and GPU")
         return
     if not inputs_on_gpu:
         if on_gpu and tensors:
             raise WaitError(f"{function}: makes a tensor of the GPU from one of the host")
         return
     if function in WAITING and kwargs.get("output_size") is None:
-        raise WaitError(f"{function} {WAITING[function]}")
+        _wait(f"{function} {WAITING[function]}")
     if function in INDEXING:
         if any(index is not None and index.dtype == torch.bool for index in args[1]):
-            raise WaitError(f"{function}: a boolean index has as many rows as true values")
+            _wait(f"{function}: a boolean index has as many rows as true values")
     elif all(tensor.dim() == 0 for tensor in tensors if not isinstance(tensor, GpuTensor)):
         return  # numbers of the host go along with the kernel
     if any(not isinstance(tensor, GpuTensor) for tensor in tensors):
@@ -149,10 +176,15 @@ class Generator(torch.Generator):
 
 
 @contextmanager
-def pretend_gpu() -> Iterator[Callable[[Tensor], Tensor]]:
-    """Yield a function that moves a tensor to the GPU, without gradients."""
+def pretend_gpu(waits: list[str] | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yield a function that moves a tensor to the GPU, without gradients.
+
+    Args:
+        waits: gets the reason of each wait of the host; None to raise at the first.
+    """
     Event.waits = 0
     replaced: Any = [
+        mock.patch.object(_Gpu, "waits", waits),
         mock.patch.object(torch.cuda, "current_stream", lambda device=None: None),
         mock.patch.object(torch.cuda, "Event", Event),
         mock.patch.object(torch, "Generator", Generator),

@@ -236,7 +236,7 @@ class SetCriterion(nn.Module):
                 merge_unannotated_into_background(logits, annotated),
             )
         weight = logits.new_ones(logits.shape[-1])
-        weight[-1] = self.config.background
+        weight[-1:] = self.config.background  # assigning to weight[-1] waits for a GPU
         rows = true_rows(counted.flatten(), logits.device)
         logits, classes = logits.flatten(0, 2)[rows], classes.flatten()[rows]
         loss = F.cross_entropy(logits, classes, weight=weight, reduction="sum")

@@ -124,6 +124,11 @@ def test_the_average_does_not_wait() -> None:
         lambda x: torch.ones(3).to(GPU),
         lambda x: torch.nonzero(x),
         lambda x: x[torch.tensor([0])],
+        lambda x: x.tolist(),
+        lambda x: torch.allclose(x, x),
+        lambda x: x * torch.tensor(2.0, device=GPU),
+        lambda x: x.__setitem__(0, 2.0),
+        lambda x: x.__setitem__(x.long(), 2.0),
     ],
 )
 def test_what_waits_is_noticed(act: Callable[[Tensor], object]) -> None:
@@ -132,3 +137,11 @@ def test_what_waits_is_noticed(act: Callable[[Tensor], object]) -> None:
         assert (x + 1).sum().device == GPU
         with pytest.raises(WaitError):
             act(x)
+
+
+def test_a_number_may_fill_a_view() -> None:
+    with pretend_gpu() as to_gpu:
+        x = to_gpu(torch.ones(2, 3))
+        x[0] = x[:, 1:] = 2.0
+        assert isinstance(x, GpuTensor)
+        assert x.values.tolist() == [[2, 2, 2], [1, 2, 2]]
