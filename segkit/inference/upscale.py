@@ -71,7 +71,8 @@ def _interpolation(
 
 def _interpolate_rows(values: Tensor, upper: Tensor, lower: Tensor, weight: Tensor) -> Tensor:
     """Rows between two rows of values (N, h, w): (N, rows, w)."""
-    upper, lower, weight = (tensor.to(values.device) for tensor in (upper, lower, weight))
+    rows = (tensor.to(values.device, non_blocking=True) for tensor in (upper, lower, weight))
+    upper, lower, weight = rows
     return torch.lerp(values[:, upper], values[:, lower], weight.to(values.dtype)[:, None])
 
 
