@@ -74,14 +74,16 @@ def dense_masks(
         Masks that do not overlap. In the semantic task they cover the image.
     """
     things: list[LabeledMask] = []
+    thing_flags: list[bool] = []
     free = None
     if task == "panoptic":
+        thing_flags = is_thing.tolist()
         segments = panoptic(class_logits, mask_logits, crop, is_thing, config)
-        things = [segment for segment in segments if bool(is_thing[segment.class_index])]
+        things = [segment for segment in segments if thing_flags[segment.class_index]]
         free = torch.ones(crop.image_size, dtype=torch.bool)
         for thing in things:
             free &= ~torch.from_numpy(thing.mask)
-        free = free.to(cells.device)
+        free = free.to(cells.device, non_blocking=True)
     probability = class_probability(class_logits, config.classes)[:, :-1]  # (N, K)
     total = probability.sum(1)  # (N,)
     size = (cells.shape[1], cells.shape[2])
@@ -104,7 +106,7 @@ def dense_masks(
     return things + [
         region
         for region in regions
-        if not is_thing[region.class_index] and region.region.area >= least
+        if not thing_flags[region.class_index] and region.region.area >= least
     ]
 
 
