@@ -2,11 +2,11 @@
 
 Equal to `Mask2FormerImageProcessor.post_process_*_segmentation` for the same logits. Mask logits
 are enlarged to 384 x 384 first; each query then competes by itself, and stuff of one class is fused
-afterwards. At the image's size, one query or class after another is read, so that no (N, H, W)
-exists.
+afterwards. At the image's size, one query or class after another is read, or a few masks, so that
+no (N, H, W) exists.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from segkit.data.augment import Crop
 from segkit.inference.postprocess import VOID, LabeledMask, class_scores, encode, sum_by_label
+from segkit.inference.upscale import BAND
 from segkit.masks import rle
 from segkit.recipes.schema import InferenceConfig
 from segkit.shards.manifest import Task
@@ -66,26 +67,27 @@ def _panoptic(
     config: InferenceConfig,
 ) -> list[LabeledMask]:
     scores, classes = class_logits.softmax(-1).max(-1)
-    kept = (classes < len(is_thing)) & (scores > config.score)
-    if not bool(kept.any()):
+    kept = torch.nonzero((classes < len(is_thing)) & (scores > config.score))[:, 0]  # (R,)
+    if not len(kept):
         return []
     scores, classes = scores[kept], classes[kept]
-    sizes: list[int] = []
+    areas: list[Tensor] = []
 
     def weighted() -> Iterator[Tensor]:
         for logits, score in zip(mask_logits[kept], scores, strict=True):
             soft = _resize(logits.sigmoid()[None], size)[0] * score
-            sizes.append(int((soft >= 0.5).sum()))
+            areas.append((soft >= 0.5).sum())
             yield soft
 
     owner = _arg_max(weighted())[0].cpu().numpy()  # (H, W)
     visible = np.bincount(owner.flatten(), minlength=len(scores)).astype(np.float32)
+    sizes, things = torch.stack(areas).tolist(), is_thing.tolist()
     # A query stands for itself, a stuff query for all of its class; the first gives the number.
     segments: dict[int, tuple[int, float]] = {}
     labels = np.full(len(scores), VOID)
     for query, (index, score) in enumerate(zip(classes.tolist(), scores.tolist(), strict=True)):
         if sizes[query] and visible[query] / np.float32(sizes[query]) > config.overlap:
-            label = len(is_thing) + query if bool(is_thing[index]) else index
+            label = len(is_thing) + query if things[index] else index
             segments[label] = index, max(score, segments.get(label, (index, 0.0))[1])
             labels[query] = label
     regions = rle.regions(labels[owner])
@@ -127,17 +129,32 @@ def _instances(
     soft = (mask_logits.sigmoid() * masks).flatten(1).sum(1)
     certainty = soft / (masks.flatten(1).sum(1) + 1e-6)
     scores = scores * certainty[queries]
-    labeled = []
-    for query, index, score in zip(
-        queries.tolist(), classes.tolist(), scores.tolist(), strict=True
-    ):
-        if not bool(is_thing[index]) or score < config.instance_score:
-            continue
-        full = F.interpolate(masks[query].float()[None, None], size=size, mode="nearest")[0] == 1
-        region = encode(full)[0]
-        if region.area:
-            labeled.append(LabeledMask(index, region, size, score))
-    return labeled
+    things = is_thing.tolist()
+    labeled = [
+        (query, index, score)
+        for query, index, score in zip(
+            queries.tolist(), classes.tolist(), scores.tolist(), strict=True
+        )
+        if things[index] and score >= config.instance_score
+    ]
+    regions = _regions(masks, sorted({query for query, _, _ in labeled}), size)
+    return [
+        LabeledMask(index, regions[query], size, score)
+        for query, index, score in labeled
+        if regions[query].area
+    ]
+
+
+def _regions(masks: Tensor, queries: Sequence[int], size: tuple[int, int]) -> dict[int, rle.Region]:
+    """The regions in the image of some masks (N, h, w) bool."""
+    regions: dict[int, rle.Region] = {}
+    chunk = max(1, BAND // (size[0] * size[1]))
+    for start in range(0, len(queries), chunk):
+        rows = queries[start : start + chunk]
+        part = torch.stack([masks[row] for row in rows]).float()
+        full = F.interpolate(part[None], size=size, mode="nearest")[0] == 1  # (rows, H, W)
+        regions |= zip(rows, encode(full), strict=True)
+    return regions
 
 
 def _arg_max(maps: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
