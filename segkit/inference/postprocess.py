@@ -232,13 +232,13 @@ def panoptic(
     heads = group_proposals(class_logits, ~is_thing, config.score, classes=config.classes)  # (N,)
     confidence, classes = best_class(class_logits, config.classes)  # (N,)
     kept = kept_rows(heads) & (classes < len(is_thing)) & (confidence > config.score)
-    if not bool(kept.any()):
+    kept = torch.nonzero(kept)[:, 0]  # (R,)
+    if not len(kept):
         return []
     # The score of a group is its best member's; its mask is the maximum of all members' masks.
     best = confidence.scatter_reduce(0, heads, confidence, "amax", include_self=False)
     scores, classes = best[kept], classes[kept]  # (R,)
-    kept_indices = torch.nonzero(kept)
-    kept_indices = torch.cat((torch.zeros_like(kept_indices), kept_indices), dim=1)
+    kept_indices = torch.stack((torch.zeros_like(kept), kept), dim=1)
     merged = merge_masks(mask_logits.flatten(1)[None], heads[None].cpu(), kept_indices.cpu())
     merged = merged.reshape(len(merged), *mask_logits.shape[1:])  # (R, h, w)
     labels = _empty_label_map(crop, scores)  # (H, W)
