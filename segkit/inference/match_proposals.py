@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -63,10 +64,12 @@ def match_proposals(
 def _tight_boxes(mask_logits: Tensor, crop: Crop) -> list[Box]:
     """The tight box of each mask (N, h, w) in the image."""
     height, width = crop.image_size
-    rows = np.zeros((len(mask_logits), height), bool)
-    columns = np.zeros((len(mask_logits), width), bool)
+    count, device = len(mask_logits), mask_logits.device
+    rows = torch.zeros((count, height), dtype=torch.bool, device=device)
+    columns = torch.zeros((count, width), dtype=torch.bool, device=device)
     for band, logits in bands(mask_logits, crop):
-        masks = (logits.sigmoid() >= 0.5).cpu().numpy()  # (N, band, W)
+        masks = logits.sigmoid() >= 0.5  # (N, band, W)
         rows[:, band] = masks.any(2)
         columns |= masks.any(1)
-    return [box_of_projections(*sides) for sides in zip(rows, columns, strict=True)]
+    sides = zip(rows.cpu().numpy(), columns.cpu().numpy(), strict=True)
+    return [box_of_projections(*projections) for projections in sides]
