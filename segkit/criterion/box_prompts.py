@@ -71,14 +71,10 @@ def shared_prompts(
     batch: Batch, prompts: BoxPrompts | None, *, required: bool
 ) -> BoxPrompts | None:
     """The prompts, or a placeholder where only other processes have some or one is required."""
-    count = torch.tensor(float(0 if prompts is None else len(prompts)))
-    if distributed.world_size() > 1:
-        count = distributed.mean_over_processes(count.to(batch.images.device, non_blocking=True))
+    exists = required or distributed.any_process(prompts is not None)
     if prompts is not None:
         return prompts
-    if not required and float(count) < 0.5 / distributed.world_size():
-        return None
-    return _placeholder(batch)
+    return _placeholder(batch) if exists else None
 
 
 def prompted_rows(batch: Batch, config: LossConfig) -> list[Tensor]:

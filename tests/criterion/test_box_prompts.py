@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from torchvision.ops import sigmoid_focal_loss
 
 from segkit import distributed
@@ -15,6 +16,7 @@ from segkit.model.box_prompt_encoder import BoxPrompts
 from segkit.model.dataseg import Proposals
 from segkit.recipes.schema import LossConfig
 from tests.criterion.scenes import CONFIG, make_batch, perfect_proposals, rectangles
+from tests.pretend_gpu import pretend_gpu
 
 EXACT = LossConfig(box_noise=0.0, label_dropout=0.0)
 
@@ -191,10 +193,17 @@ def test_a_batch_without_boxes_gets_a_placeholder_where_the_model_needs_a_prompt
         assert losses(proposals, prompts, empty, LossConfig()) == {}
 
     check(sampled(empty, LossConfig(matching=False)))
-    # another of two processes has one box
+    # another of two processes has boxes
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "mean_over_processes", lambda count: count.clamp(min=0.5))
+    monkeypatch.setattr(dist, "all_reduce", lambda count: count.add_(1))
     check(sampled(empty, LossConfig()))
+    # nor does its process wait for the GPU to learn this
+    with pretend_gpu() as to_gpu:
+        assert sample_box_prompts(
+            replace(empty, images=to_gpu(empty.images)), LossConfig(), torch.default_generator
+        )
+    monkeypatch.setattr(dist, "all_reduce", lambda count: None)
+    assert sample_box_prompts(empty, LossConfig(), torch.Generator()) is None
 
 
 def test_one_prompt_of_a_crop_is_the_one_that_the_crop_shows_as_inference_does() -> None:
