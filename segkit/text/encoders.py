@@ -159,9 +159,12 @@ def _digest(state: dict[str, Any]) -> str:
 
 
 def _device() -> str:
+    """This process's GPU; the CPU where it has none."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    from segkit.distributed import local_rank
+
+    return f"cuda:{local_rank()}" if local_rank() < torch.cuda.device_count() else "cpu"
 
 
 @contextmanager

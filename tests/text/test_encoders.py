@@ -15,6 +15,7 @@ from segkit.errors import InputError, SegkitError
 from segkit.extras import install_command
 from segkit.runs.open_run import load_run
 from segkit.shards.reader import ShardSet
+from segkit.text import encoders
 from segkit.text.embeddings import EmbeddingStore
 from segkit.text.encoders import load_encoder
 from segkit.text.encoding import Encoding, load_templates
@@ -226,6 +227,21 @@ def test_an_encoder_that_cannot_load_fails_with_one_line(
             extra = spec.partition(":")[0]
             with pytest.raises(InputError, match=re.escape(install_command(extra))):
                 load_encoder(spec)
+
+
+@pytest.mark.parametrize(
+    ("rank", "gpus", "device"),
+    [(None, 2, "cuda:0"), ("1", 2, "cuda:1"), ("0", 1, "cuda:0"), ("1", 1, "cpu"), ("0", 0, "cpu")],
+)
+def test_each_process_encodes_on_its_gpu(
+    rank: str | None, gpus: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    assert encoders._device() == device
 
 
 @pytest.mark.parametrize("part", ["config.json", "tokenizer_config.json"])
