@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit import torchrun
 from segkit.errors import InputError, SegkitError, first_line
 from segkit.extras import require_extra
 from segkit.file_names import expand_home
@@ -162,9 +163,8 @@ def _device() -> str:
     """This process's GPU; the CPU where it has none."""
     import torch
 
-    from segkit.distributed import local_rank
-
-    return f"cuda:{local_rank()}" if local_rank() < torch.cuda.device_count() else "cpu"
+    index = torchrun.local_rank()
+    return f"cuda:{index}" if index < torch.cuda.device_count() else "cpu"
 
 
 @contextmanager
