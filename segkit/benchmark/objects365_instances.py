@@ -112,7 +112,7 @@ def check_file(source: Objects365, *, find_images: bool) -> FileCheck:
         InputError: no annotation has a mask.
     """
     records = list(source.records(Tally()))
-    annotations = [raw for record in records for raw, *_ in source.load(record)[0]]
+    annotations = [raw for record in records for raw, *_ in source.load(record).content]
     masks, categories = sum(map(_has_mask, annotations)), len(source.taxonomy.categories)
     if not masks:
         hint = "give o365_instance_seg_val.json: Objects365's own files have boxes only"
