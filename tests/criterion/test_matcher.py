@@ -1,5 +1,6 @@
 from dataclasses import replace
 from itertools import permutations
+from typing import Literal
 
 import pytest
 import torch
@@ -86,6 +87,25 @@ def test_a_pair_costs_the_losses_that_its_targets_annotation_allows() -> None:
             else:
                 expected += 20.0 * focal_loss(*flat)[0] + 5.0 * dice_loss(*flat)[0]
             assert costs_of_pairs[row, column].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("classes", ["softmax", "sigmoid"])
+def test_equal_masks_are_matched_by_class(classes: Literal["softmax", "sigmoid"]) -> None:
+    """Three proposals of one mask, two targets of another: nothing else tells them apart."""
+    image = rectangles((4, 8, 32, 40), (4, 8, 32, 40), labels=(0, 1))
+    targets = PooledTargets.from_targets(image)
+    matcher = HungarianMatcher(CONFIG.model_copy(update={"classes": classes}))
+    for named in permutations(range(3), 2):  # the proposals with the names of the targets
+        class_logits = torch.zeros(1, 1, 3, 4)
+        for label, query in enumerate(named):
+            class_logits[0, 0, query, label] = 2.0
+        proposals = MergedProposals(class_logits, torch.zeros(1, 1, 3, 16, 16), None)
+        indices = matcher.finish(
+            matcher.start(proposals, [targets], [None], torch.default_generator)
+        )
+        assert dict(zip(indices.target.tolist(), indices.query.tolist(), strict=True)) == dict(
+            enumerate(named)
+        )
 
 
 @pytest.mark.parametrize("trust", [0.0, 0.01, 0.7, 1.0])

@@ -12,6 +12,7 @@ from segkit.criterion.denoising import denoising_losses, sample_denoising
 from segkit.criterion.losses import focal_terms
 from segkit.criterion.pooled_targets import PooledTargets
 from segkit.criterion.query_groups import (
+    Foreground,
     allowed_pairs,
     box_cost,
     box_losses,
@@ -163,6 +164,60 @@ def test_box_losses_and_costs_are_those_of_torchvision(seed: int) -> None:
     torch.testing.assert_close(cost.flatten(0, 1), 5 * distance + 2 * (1 - giou))
 
 
+def test_boxes_of_pairs_cost_and_lose_what_torchvision_says() -> None:
+    """Random pairs of two images and three layers, one by one; learned queries have no box."""
+    images = (
+        rectangles(
+            (4, 8, 32, 40), (9, 9, 40, 60), (0, 0, 64, 9), (36, 0, 64, 20), labels=(1, 0, 2, 0)
+        ),
+        rectangles((20, 10, 40, 50), (1, 2, 30, 64), labels=(0, 2)),
+    )
+    rows = [torch.tensor([0, 2, 3]), torch.tensor([0, 1])]  # the second row is a part, for example
+    learned, foreground, layers, things = 3, 4, 3, 3
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(2, layers, foreground, 4, generator=generator) * 0.5 + 0.1
+    group = Foreground.from_batch(boxes, make_batch(*images), rows, IS_THING)
+    terms = [
+        [
+            [pair_terms(boxes[i, :, query], images[i].boxes[row]) for row in rows[i]]
+            for query in range(foreground)
+        ]
+        for i in range(2)
+    ]  # of image, query, target: two terms of (L,) each
+
+    chosen = torch.rand(2, layers, learned + foreground, 3, generator=generator) < 0.3
+    chosen[1, :, :, 2] = False  # the second image has two targets
+    image, layer, query, target = pairs = torch.nonzero(chosen).T
+    pairs = torch.stack((image, layer, query, target + 3 * image))
+    losses = group.losses(pairs, learned + foreground, CONFIG)
+    of_pairs = [
+        (terms[i][q - learned][t][0][n], terms[i][q - learned][t][1][n])
+        for i, n, q, t in zip(*(x.tolist() for x in (image, layer, query, target)), strict=True)
+        if q >= learned
+    ]
+    assert 20 < len(of_pairs) < len(image)
+    for name, values in zip(("box_l1", "box_giou"), zip(*of_pairs, strict=True), strict=True):
+        expected = torch.stack(values).sum() / (layers * things)
+        torch.testing.assert_close(losses[name], expected, rtol=1e-4, atol=0)
+
+    zeros = [torch.zeros(layers, learned + foreground, len(kept)) for kept in rows]
+    for i, cost in enumerate(group.add_costs(zeros, CONFIG, -1.0)):
+        is_thing = IS_THING[images[i].labels[rows[i]]]
+        assert (cost[:, :learned, is_thing] == -1).all()
+        assert (cost[:, learned:, ~is_thing] == -1).all() and not cost[:, :learned, ~is_thing].any()
+        for t in torch.nonzero(is_thing)[:, 0].tolist():
+            expected = torch.stack([sum(terms[i][q][t]) for q in range(foreground)], dim=1)
+            torch.testing.assert_close(cost[:, learned:, t], expected)
+
+
+def pair_terms(boxes: Tensor, true_corners: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted L1 and GIoU losses of boxes (L, 4) with the box of one target in pixels."""
+    true_box = box_convert(true_corners / SIZE, "xyxy", "cxcywh")
+    corners = box_convert(boxes, "cxcywh", "xyxy")
+    giou = generalized_box_iou_loss(corners, (true_corners / SIZE).expand_as(corners))
+    return 5 * (boxes - true_box).abs().sum(-1), 2 * giou
+
+
 def test_perfect_boxes_cost_nothing_however_small() -> None:
     boxes = torch.tensor([[0.5, 0.5, 1 / 1024, 1 / 1024], [0.2, 0.3, 0.1, 0.2]])
     losses = box_losses(boxes, boxes, CONFIG, torch.tensor(1.0))
@@ -262,6 +317,37 @@ def test_denoised_boxes_and_masks_cost_nothing(classes: str) -> None:
     wrong = Proposals(-logits, -masks, boxes.flip(2))
     worse = denoising_losses(wrong, noised, batch, targets, config)
     assert all(float(worse[name]) > 0.1 for name in worse), worse
+
+
+def test_denoising_losses_are_means_over_layers_and_things() -> None:
+    config = LossConfig(denoising=0.5)
+    images = (
+        rectangles((4, 8, 32, 40), (0, 0, 64, 64), (36, 0, 64, 20), labels=(1, 2, 0)),
+        rectangles((20, 10, 40, 50)),
+    )
+    batch = make_batch(*images)
+    noised = sample_denoising(batch, config, torch.Generator().manual_seed(0))
+    assert noised is not None and [len(rows) for rows in noised.targets] == [2, 1]
+    targets = [PooledTargets.from_targets(target) for target in batch.targets]
+    outputs = proposals(batch, 0, 2, 3, seed=0)  # two layers
+
+    def losses(layers: slice) -> dict[str, Tensor]:
+        some = Proposals(*(field[:, layers] for field in outputs))
+        return denoising_losses(some, noised, batch, targets, config)
+
+    both, first, second = (losses(layers) for layers in (slice(2), slice(1), slice(1, 2)))
+    for name in both:
+        torch.testing.assert_close(both[name], (first[name] + second[name]) / 2)
+    sums = torch.zeros(3)
+    for i, rows in enumerate(noised.targets):
+        for query, row in enumerate(rows.tolist()):
+            l1, giou = pair_terms(outputs.boxes[i, :, query], images[i].boxes[row])
+            logits = outputs.class_logits[i, :, query]
+            name = 2 * F.cross_entropy(logits, images[i].labels[row].expand(2), reduction="sum")
+            sums += torch.stack((name, l1.sum(), giou.sum()))
+    for name, total in zip(("class", "box_l1", "box_giou"), sums, strict=True):
+        expected = 0.5 * total / (2 * 3)  # two layers of three things
+        torch.testing.assert_close(both[f"denoising_{name}"], expected, rtol=1e-4, atol=0)
 
 
 def test_generalized_iou_loss_is_torchvisions_bit_by_bit() -> None:

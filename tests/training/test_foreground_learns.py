@@ -29,18 +29,22 @@ MODEL = ModelConfig(
     foreground=8,
 )
 COLORS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1]])
+SIDES = torch.tensor([[40, 14], [14, 40]])
+"""Red is wide and green is tall: a box between the two, as a loss with the boxes of other targets
+teaches it, overlaps either by less than half."""
 TEXT = F.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), dim=1)
 THINGS = torch.tensor([0, 1])
 STEPS = 40
 
 
 def pictures(generator: torch.Generator, task: Task) -> Batch:
-    """Four pictures of two rectangles each, whose colors are their classes."""
+    """Four pictures of two rectangles each, whose colors and shapes are their classes."""
     images, targets = [], []
     for _ in range(4):
-        side = torch.randint(12, 30, (2, 2), generator=generator)
+        label = torch.randint(0, 2, (2,), generator=generator)
+        side = SIDES[label] + torch.randint(-3, 4, (2, 2), generator=generator)
         corner = (torch.rand(2, 2, generator=generator) * (SIZE - side)).long()
-        labels = torch.randint(0, 2, (2,), generator=generator).tolist()
+        labels = label.tolist()
         boxes = torch.cat((corner, corner + side), dim=1).tolist()
         image = 0.2 + 0.02 * torch.randn(3, SIZE, SIZE, generator=generator)
         for (x0, y0, x1, y1), label in zip(boxes, labels, strict=True):
@@ -82,4 +86,4 @@ def test_masks_teach_finding_and_so_do_boxes(task: Task) -> None:
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    assert before < 0.3 and recall(model) > 0.6
+    assert before < 0.2 and recall(model) > 0.4

@@ -1,14 +1,28 @@
 """Runs with the parts of OpenSeeD."""
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
+from segkit.criterion.box_assist import predict_assist_masks
+from segkit.criterion.pooled_targets import AssistMasks
+from segkit.criterion.set_criterion import SetCriterion
+from segkit.model.dataseg import DataSeg
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.schema import LossConfig, Recipe
 from segkit.runs.run_manifest import read_run_manifest
 from segkit.shards.reader import ShardSet
 from segkit.stopping import StoppedError
+from segkit.training.setup import Dataset, TrainingSetup
 from segkit.training.train import train
+from segkit.training.trainer import Trainer
+from tests.criterion.scenes import IS_THING, MODEL, make_batch, rectangles
 from tests.training.test_train import steps_of, stop_after
 
 
@@ -56,3 +70,44 @@ def test_sigmoid_classes_start_unlikely(tiny: Path, toy_set: ShardSet, tmp_path:
         (row,) = steps_of(run)
         first[classes] = row["losses"]["class"]
     assert 0.5 < first["sigmoid"] / first["softmax"] < 2
+
+
+class SeenMasks(SetCriterion):
+    """Keeps the masks that assist each batch."""
+
+    def __init__(self, config: LossConfig) -> None:
+        super().__init__(config, {"set": IS_THING})
+        self.seen: list[Sequence[AssistMasks] | None] = []
+
+    def forward(self, *arguments: Any) -> dict[str, Tensor]:
+        self.seen.append(arguments[4])
+        return super().forward(*arguments)
+
+
+def test_assisting_masks_are_those_of_the_averaged_model() -> None:
+    """In evaluation mode, before the step; the average and the model differ."""
+    text = F.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    loss = LossConfig(pairwise=0.0, box_assist="match", box_assist_start=0)
+    recipe = Recipe(name="assist", model=MODEL, loss=loss)
+    data = Dataset("set", cast(ShardSet, None), 1.0, ClassEmbeddings(text, IS_THING))
+    setup = TrainingSetup(recipe, [data], [], torch.device("cpu"), {})
+    torch.manual_seed(0)
+    criterion = SeenMasks(loss)
+    trainer = Trainer(DataSeg(MODEL), criterion, setup)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in trainer.ema.module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter += 0.3 * parameter.std(correction=0) * noise
+    image = rectangles((4, 8, 32, 40), (20, 0, 64, 30), labels=(1, 0), masked=False)
+    batch = make_batch(image, task="instance")
+    expected, of_model = (
+        predict_assist_masks(copy.deepcopy(model).eval(), batch, text, loss)
+        for model in (trainer.ema.module, trainer.model)
+    )
+    trainer.train_step(iter([batch]))
+    (seen,) = criterion.seen
+    assert seen is not None and expected is not None and of_model is not None
+    assert torch.equal(seen[0].masks, expected[0].masks)
+    assert torch.equal(seen[0].weight, expected[0].weight)
+    assert not torch.equal(seen[0].masks, of_model[0].masks)
