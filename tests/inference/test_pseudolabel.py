@@ -1,16 +1,24 @@
 """Match proposals to boxes, against counts by hand and full masks at the image's size."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segkit.data.augment import Crop, full_image_crop
 from segkit.inference import upscale
+from segkit.inference.box_masks import ImagePrompts
 from segkit.inference.match_proposals import match_proposals
+from segkit.inference.run_teacher import assign_proposals
 from segkit.inference.upscale import to_image
 from segkit.masks.boxes import tight_box
-from segkit.recipes.schema import InferenceConfig
+from segkit.model.dataseg import Outputs, Proposals
+from segkit.model.text_classifier import ClassEmbeddings
+from segkit.recipes.schema import InferenceConfig, ModelConfig
+from segkit.runs.run import Run
 
 CONFIG = InferenceConfig()
 
@@ -106,3 +114,41 @@ def test_matches_equal_those_of_full_masks(monkeypatch: pytest.MonkeyPatch) -> N
         )
         union = tight[2] * tight[3] + boxes[index][2] * boxes[index][3] - across * down
         assert item.score == pytest.approx(across * down / union * within, rel=1e-4)
+
+
+class SureLearnedQueries(nn.Module):
+    """Two queries for each of two things; those of the first pair fit better and are surer.
+
+    Args:
+        foreground: of the four queries; 2 or 0.
+    """
+
+    def __init__(self, foreground: int) -> None:
+        super().__init__()
+        self.config = ModelConfig(queries=4 - foreground, foreground=foreground)
+
+    def forward(self, images: Tensor, text: Tensor, **_: Any) -> Outputs:
+        classes = torch.zeros(1, 1, 4, 2)
+        classes[..., 0] = torch.tensor([9.0, 9.0, 1.0, 1.0])
+        masks = torch.full((1, 1, 4, 16, 16), -20.0)
+        for query, row in ((0, 2), (2, 3)):  # the others leave out the first rows
+            masks[0, 0, query, row:8, 2:8] = 20.0
+            masks[0, 0, query + 1, row + 3 : 15, 9:14] = 20.0
+        boxes = torch.full((1, 1, 2, 4), 0.5) if self.config.foreground else None
+        return Outputs(Proposals(classes, masks, boxes), None)
+
+
+@pytest.mark.parametrize(("foreground", "top"), [(2, (12, 24)), (0, (8, 20))])
+def test_only_foreground_queries_are_matched_where_there_are_some(
+    foreground: int, top: tuple[int, int]
+) -> None:
+    """The others learn stuff, and nothing teaches them not to name a thing as well."""
+    recipe = SimpleNamespace(inference=InferenceConfig(image_size=64))
+    run = cast(Run, SimpleNamespace(model=SureLearnedQueries(foreground), recipe=recipe))
+    boxes = [(8.0, 8.0, 24.0, 24.0), (36.0, 20.0, 20.0, 40.0)]
+    prompts = ImagePrompts(np.zeros((64, 64, 3), np.uint8), boxes, [0, 0])
+    embeddings = ClassEmbeddings(torch.ones(1, 4), torch.tensor([True]))
+    (matches,) = assign_proposals(run, embeddings, [prompts])
+    for match, (x, y, width, height), first in zip(matches, boxes, top, strict=True):
+        assert match is not None
+        assert tight_box(match.mask) == (x, first, width, y + height - first)
