@@ -73,8 +73,13 @@ def _notes(report: "ConversionReport") -> list[str]:
 
 
 def _wrong_folder(report: "ConversionReport", source: "Source", option: str) -> str | None:
-    """Return the hint for a source of several images of which none exists; otherwise None."""
+    """Return the hint for a source of several images of which none exists; otherwise None.
+
+    A defect with its own hint knows more.
+    """
     images = report.ledger.images
+    if any(defect.hint for defect in report.defects):
+        return None
     if images.input < 2 or images.dropped.get("missing-image") != images.input:
         return None
     return f"none of the {images.input} images is under {source.images}: {option} is probably wrong"

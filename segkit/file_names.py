@@ -47,6 +47,25 @@ def known_form(name: str, known: Container[str]) -> str | None:
     return next((form for form in forms if form in known), None)
 
 
+def other_case(path: Path) -> Path | None:
+    """The existing path that differs from one that does not exist only in the case of letters."""
+    if storage.is_remote(path) or path.parent == path:
+        return None
+    try:
+        folder = path.parent if path.parent.is_dir() else other_case(path.parent)
+        name = None if folder is None else _names_by_letters(folder).get(path.name.casefold())
+    except (OSError, ValueError):  # a folder that is not readable, a name that no file can have
+        return None
+    if folder is None or name is None or not (folder / name).exists():  # listed long ago
+        return None
+    return folder / name
+
+
+@lru_cache(maxsize=16)
+def _names_by_letters(folder: Path) -> dict[str, str]:
+    return {entry.name.casefold(): entry.name for entry in folder.iterdir()}
+
+
 class UnsafeNameError(ValueError):
     """A name leads out of its folder, or names no file."""
 

@@ -69,8 +69,12 @@ def find_image(root: Path, candidates: tuple[str, ...], *, record: str) -> Path:
         if unchecked or path.is_file():
             return path
     tried = f" (tried {', '.join(candidates)})" if len(candidates) > 1 else ""
-    message = f"no such image{tried}"
-    raise ImageError("missing-image", message, file=root / candidates[0], record=record)
+    message, path, hint = f"no such image{tried}", root / candidates[0], None
+    others = (file_names.other_case(root / name) for name in candidates)
+    if other := next(filter(None, others), None):
+        message += f", but {other}, which differs in case"
+        hint = "rename the file, or write its name so in the annotations"
+    raise ImageError("missing-image", message, file=path, record=record, hint=hint)
 
 
 def image_sizer(root: Path) -> Callable[[tuple[str, ...]], int]:

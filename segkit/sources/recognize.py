@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from segkit.errors import InputError
-from segkit.file_names import LinkError
 from segkit.sources import json_stream
 from segkit.sources.data_yaml import SPLITS
 from segkit.sources.drawn_source import classes_of
 from segkit.sources.file_format import file_format, reject_archive
 from segkit.sources.image_files import find_image, visible_files
 from segkit.sources.labels_file import read_labels
-from segkit.sources.ledger import ImageError, Tally
+from segkit.sources.ledger import Defect, ImageError, Tally
 from segkit.sources.source import Source
 
 _MAX_FILES = 2000  # that are listed to find the first annotation file
@@ -147,18 +146,19 @@ def _with_images(source: Source, path: Path, words: tuple[str, ...]) -> Source:
     split = path.stem.rpartition("_")[2]
     parents = (path.parent, path.parent.parent)
     folders = [parent / name for parent in parents for name in ("images", split, f"images/{split}")]
-    link: LinkError | None = None
+    clue: Defect | None = None
     for folder in (*folders, *parents):
         for record in records if folder.is_dir() else ():
             try:
-                find_image(folder, record.candidates, record=record.id)
+                find_image(folder, record.candidates, record=f"image {record.id}")
             except ImageError as error:
-                link = error.__cause__ if isinstance(error.__cause__, LinkError) else link
+                clue = error.defect if error.defect.hint else clue
                 continue
             return cast(Source, replace(cast(Any, source), images=folder))
     command = f"`segkit convert {shlex.join((*words, str(path)))} --images FOLDER`"
-    if link is not None:
-        raise InputError(str(link), file=path, hint=f"{link.hint}: {command}")
+    if clue is not None:
+        hint = f"{clue.hint}: {command}" if clue.code == "unsafe-path" else clue.hint
+        raise InputError(clue.message, file=clue.file, record=clue.record, hint=hint)
     message = "its images are not in the folders around it"
     raise InputError(message, file=path, hint=f"say where: {command}")
 

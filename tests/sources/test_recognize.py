@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from segkit.commands.app import app
 from segkit.errors import InputError
 from segkit.sources.coco_instances import open_coco_instances
 from segkit.sources.coco_panoptic import open_coco_panoptic
@@ -261,6 +263,25 @@ def test_auto_says_that_an_image_is_a_link_out_of_its_folder(tmp_path: Path) -> 
     assert defect.code == "unsafe-path" and "a link to" in defect.message
     assert "in place of the link" in str(defect.error())
     assert not dry_run(open_coco_instances(path, folder)).defects
+
+
+@pytest.mark.parametrize("name", ["I0.JPG", "Images/I0.jpg"])
+def test_names_that_differ_in_case_are_named(tmp_path: Path, name: str) -> None:
+    path = coco_instances(tmp_path / "set", [{"bbox": [1, 1, 5, 5]}])
+    data = json.loads(path.read_text())
+    data["images"][0]["file_name"] = name
+    data["images"].append({**data["images"][0], "id": 1})
+    write_json(path, data)
+    root = path.parent / "images" if "/" not in name else path.parent
+    file = path.parent / "images" / "i0.jpg"
+    with pytest.raises(InputError, match=f"but {file}, which differs in case; rename"):
+        recognize(path)
+    source = open_coco_instances(path, root)
+    options = ("--instances", path, "--images", root, "--out", tmp_path / "out")
+    result = CliRunner().invoke(app, ["convert", "coco", *map(str, options)])
+    assert str(result.exception).count("rename the file") == 1
+    file.rename(root / "a.jpg")
+    assert dry_run(source).defects[0].hint is None
 
 
 def test_sources_and_records_reach_worker_processes(tmp_path: Path) -> None:
