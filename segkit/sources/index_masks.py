@@ -136,7 +136,7 @@ class IndexMaskSource:
     def _class_name(self, index: int) -> str:
         """The name under which the ledger counts an index."""
         if index >= UNKNOWN_COLOR:
-            return f"colour {color_text(index)}"  # a name in ledgers: its spelling is kept
+            return f"color {color_text(index)}"
         return self.labels.get(index, f"category {index}")
 
 
