@@ -60,11 +60,18 @@ def read_image(raw: bytes, number: int, path: Path) -> Image:
         image = IMAGE.decode(raw)
         message = "" if image.name else "the record has no file_name"
     except msgspec.DecodeError as error:
-        message = str(error)
+        message = decode_message(error, raw)
     if message:
         data = parse_loosely(raw)
         raise ImageError("malformed-image", message, file=path, record=record, data=data)
     return image
+
+
+def decode_message(error: msgspec.DecodeError, raw: bytes | msgspec.Raw) -> str:
+    """Why a record cannot be decoded; names a NaN or Infinity, which JSON does not have."""
+    constants: list[str] = []
+    parse_loosely(raw, constants.append)
+    return f"{constants[0]} is not JSON" if constants else str(error)
 
 
 def with_integers(value: Any, raw: bytes) -> bytes:

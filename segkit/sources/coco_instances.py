@@ -158,7 +158,8 @@ class CocoInstances(CocoSource):
         try:
             annotation = _ANNOTATION.decode(raw)
         except msgspec.DecodeError as error:
-            raise AnnotationError("malformed-annotation", str(error)) from None
+            message = coco_fields.decode_message(error, raw)
+            raise AnnotationError("malformed-annotation", message) from None
         category = coco_fields.category(annotation.category_id, self.taxonomy)
         mask = None if self.boxes_only else _mask(annotation.segmentation, width, height)
         warnings = []

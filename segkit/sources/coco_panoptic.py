@@ -99,9 +99,9 @@ class CocoPanoptic(CocoSource):
         try:
             annotation = _ANNOTATION.decode(raw)
         except msgspec.DecodeError as error:
-            data = parse_loosely(raw)
+            data, message = parse_loosely(raw), coco_fields.decode_message(error, raw)
             raise ImageError(
-                "malformed-annotation", str(error), file=file, record=name, data=data
+                "malformed-annotation", message, file=file, record=name, data=data
             ) from None
         infos = annotation.segments_info
         names = [coco_fields.class_name(info, self.labels) for info in infos]

@@ -1,6 +1,7 @@
 """COCO files as real tools write them, and numbers that no tool writes."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,23 @@ def test_an_empty_segmentation_may_hold_blanks(tmp_path: Path, text: str) -> Non
     source = open_coco_instances(path, tmp_path / "images")
     (segment,) = samples(source)[0].segments
     assert source.kind == "boxes" and segment.mask is None and segment.box == (2, 2, 10, 10)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity"])
+@pytest.mark.parametrize(
+    ("key", "record"), [("bbox", "annotation 1 of image 0"), ("height", "images[0]")]
+)
+def test_a_number_that_json_lacks_is_named(
+    tmp_path: Path, key: str, record: str, number: str
+) -> None:
+    path = opened(tmp_path, note="NaN").file.path
+    pattern = rf'("{key}": \[?)\d+'
+    path.write_text(re.sub(pattern, rf"\g<1>{number}", path.read_text(), count=1))
+    report = dry_run(open_coco_instances(path, tmp_path / "images"))
+    assert (report.defects[0].record, report.defects[0].message) == (
+        record,
+        f"{number} is not JSON",
+    )
 
 
 def test_an_empty_box_is_no_box(tmp_path: Path) -> None:
