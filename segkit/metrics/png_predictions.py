@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.masks import rle
 from segkit.metrics.class_lists import ClassList
 from segkit.metrics.prediction_ids import image_of_name
@@ -90,7 +90,8 @@ class PngPredictions:
                 shape = (region.box, region.counts, float(region.area))
                 segments.append(Segment(index, category.kind, *shape, mask_from="prediction"))
             elif index not in self._void:
-                message = f"{region.area} pixels of {index}, which is no class id of {self._source}"
+                pixels = plural(region.area, "pixel")
+                message = f"{pixels} of {index}, which is no class id of {self._source}"
                 hint = (
                     f"write the ids of {self._taxonomy.name}, or convert the PNGs with their own"
                     " labels (`segkit convert semantic`) and give that set"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.masks import rle
 from segkit.sample import Sample, Segment
 from segkit.sources.class_info import read_class_info
@@ -121,7 +121,7 @@ class AdePanoptic(IndexMaskSource):
         class_id = int(self._class_by_red()[red]) if red else value
         if class_id not in self.taxonomy.by_id:
             label = f"thing {red} of {len(self._things())}" if red else f"index {value}"
-            message = f"{region.area} pixels of {label}, which is not in the list"
+            message = f"{plural(region.area, 'pixel')} of {label}, which is not in the list"
             raise AnnotationError("unknown-category", message)
         kind = self.taxonomy.by_id[class_id].kind
         return Segment(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.file_names import require_utf8
 from segkit.masks import rle
 from segkit.sample import Sample
@@ -80,7 +80,7 @@ class CityscapesPanoptic(_Frames):
                 continue
             void.append(number)
             if class_id not in self.ignore:
-                message = f"{region.area} pixels of instance id {number}"
+                message = f"{plural(region.area, 'pixel')} of instance id {number}"
                 class_name = self._class_name(class_id)
                 data = {"id": number}
                 tally.drop(self._defect(record, "unknown-category", message, class_name, data))

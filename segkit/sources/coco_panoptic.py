@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.file_names import relative_name
 from segkit.masks import rle
 from segkit.parse import parse_loosely
@@ -136,7 +136,7 @@ class CocoPanoptic(CocoSource):
         unlisted = lost - {_segment_id(raw) for raw in content.segments_info}
         for number in sorted(unlisted):
             area = regions[number].area
-            message = f"{area} pixels of id {number}, which the JSON does not list"
+            message = f"{plural(area, 'pixel')} of id {number}, which the JSON does not list"
             data = {"id": number}
             defect = Defect("unlisted-segment", message, str(path), name, UNLISTED, data)
             tally.drop_orphan(defect, [UNLISTED])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.errors import plural
 from segkit.masks import rle
 from segkit.sample import Sample
 from segkit.sources.categories import build_taxonomy
@@ -84,7 +85,7 @@ class SemanticMasks(IndexMaskSource):
     def _drop_unknown(self, record: Record, index: int, area: int, tally: Tally) -> None:
         colored = index >= UNKNOWN_COLOR
         label = f"color {color_text(index)}" if colored else f"index {index}"
-        message = f"{area} pixels of {label}, which is not in the labels"
+        message = f"{plural(area, 'pixel')} of {label}, which is not in the labels"
         data = {"index": index, "pixels": area}
         tally.drop(
             self._defect(

@@ -131,7 +131,7 @@ def test_rgb_masks_with_a_table_of_colors(tmp_path: Path) -> None:
         assert (rle.decode(sample.void, HEIGHT, WIDTH) == (expected < 0)).all()
     report = dry_run(source)
     assert report.ledger.per_class["color 1 2 3"].dropped == {"unknown-category": 1}
-    assert "1 pixels of color 1 2 3, which is not in the labels" in report.defects[0].message
+    assert "1 pixel of color 1 2 3, which is not in the labels" in report.defects[0].message
     assert "add the color to " in str(report.defects[0].error())
 
 
