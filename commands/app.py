@@ -49,8 +49,9 @@ from . import (
     zeroshot,
 )
 from . import eval as eval_
-from .common import has_force_option, note, print_line, print_next_step
+from .common import note, print_line, print_next_step
 from .next_steps import FIRST_STEPS
+from .options import has_force_option
 from .progress import with_quiet
 
 _ORDER = (

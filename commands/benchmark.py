@@ -8,23 +8,27 @@ import typer
 from rich.table import Table
 
 from segkit.atomic import folder_lock
+from segkit.errors import plural
 from segkit.storage import writable_local
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, plural, table
-from .progress import progress_bar
-from .scoring import (
+from .common import emit, note, table
+from .options import (
+    ADDRESS_OPTION,
+    CHECKPOINT_DEVICE_OPTION,
     CHECKPOINT_OPTION,
-    DEVICE_OPTION,
+    DEVICES_OPTION,
+    ENGINE_OPTION,
     EVALUATOR_OPTION,
+    IMAGES_ROOT_OPTION,
+    JSON_OPTION,
     PREDICTIONS_OPTION,
     SETTINGS_OPTION,
-    PredictionSource,
     parse_choice,
+    parse_workers,
     reject_unused,
-    tables,
-    warn,
 )
-from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
+from .progress import progress_bar
+from .scoring import PredictionSource, tables, warn
 
 if TYPE_CHECKING:
     from segkit.benchmark.objects365_instances import FileCheck
@@ -79,7 +83,7 @@ def objects365(
         " by default the file's own images.",
     ),
     settings: list[str] = SETTINGS_OPTION,
-    device: str = DEVICE_OPTION,
+    device: str = CHECKPOINT_DEVICE_OPTION,
     engine: str = ENGINE_OPTION,
     devices: str = DEVICES_OPTION,
     address: str | None = ADDRESS_OPTION,
@@ -142,7 +146,7 @@ def _add_command(name: str, description: str, data_set: str) -> None:
         checkpoint: str | None = CHECKPOINT_OPTION,
         predictions: str | None = PREDICTIONS_OPTION,
         settings: list[str] = SETTINGS_OPTION,
-        device: str = DEVICE_OPTION,
+        device: str = CHECKPOINT_DEVICE_OPTION,
         engine: str = ENGINE_OPTION,
         devices: str = DEVICES_OPTION,
         address: str | None = ADDRESS_OPTION,

@@ -12,9 +12,9 @@ from segkit.extras import require_extra
 from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import writable
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, print_line, table
+from .common import emit, note, print_line, table
+from .options import IMAGES_ROOT_OPTION, JSON_OPTION, parse_choice, reject_unused
 from .progress import progress_bar
-from .scoring import parse_choice, reject_unused
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.storage import writable, writable_local
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, plural, table, write_report
+from .common import emit, note, table, write_report
+from .options import DEVICE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def calibrate(
         help="For `pseudolabel --tta`: predict the masks with test-time augmentation, at six times "
         "the work.",
     ),
-    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    device: str = DEVICE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:

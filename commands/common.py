@@ -6,25 +6,21 @@ data (see `segkit.text.printable`) and takes none of it for markup.
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
 from segkit import __version__
-from segkit.errors import InputError, SegkitError
-from segkit.errors import plural as plural
+from segkit.errors import SegkitError
 from segkit.sample import MIN_DRAWN_SCORE
-from segkit.storage import is_remote, location
-from segkit.taxonomy import known_taxonomies
+from segkit.storage import is_remote
 from segkit.text.printable import printable
 
 from .next_steps import next_step
@@ -34,72 +30,9 @@ if TYPE_CHECKING:
 
 _next_step: ContextVar[str | None] = ContextVar("next_step", default=None)
 """After the result that was printed last."""
-_has_force: ContextVar[bool] = ContextVar("has_force", default=False)
-"""Of the command that runs."""
 
 stdout = Console(markup=False, emoji=False)
 stderr = Console(markup=False, emoji=False, stderr=True)
-
-SET_HELP = "A shard set: DIR (its newest version) or DIR@v1."
-PREVIEW_OPTION = typer.Option(
-    True,
-    "--preview/--no-preview",
-    help="Draw nine of the images into a PNG beside the version (local sets only).",
-)
-
-
-def _offer_force(context: typer.Context, force: bool) -> bool:
-    """Remember that the command has the option while it runs."""
-    _has_force.set(True)
-    context.call_on_close(lambda: _has_force.set(False))
-    return force
-
-
-def has_force_option() -> bool:
-    """Whether the command that runs has --force, so that a note may name it."""
-    return _has_force.get()
-
-
-FORCE_OPTION = typer.Option(
-    False,
-    "--force",
-    callback=_offer_force,
-    help="Publish a version even if it equals the newest one.",
-)
-
-
-def _allow_images(context: typer.Context, folders: list[str]) -> list[str]:
-    """Add the folders of --images-root to $SEGKIT_IMAGES_ROOT while the command runs."""
-    from segkit.shards.locations import IMAGES_ROOT, allow_images
-
-    for folder in folders:
-        path = location(folder)
-        if not is_remote(path) and not path.is_dir():
-            raise InputError("no such folder", file=folder, hint="check --images-root")
-    if folders:
-        before = os.environ.get(IMAGES_ROOT, "")
-        context.call_on_close(lambda: os.environ.update({IMAGES_ROOT: before}))
-        allow_images(folders)
-    return folders
-
-
-IMAGES_ROOT_OPTION: list[str] = typer.Option(
-    [],
-    "--images-root",
-    metavar="DIR",
-    callback=_allow_images,
-    help="Folder whose image files a set may name, for a set that another user or another machine "
-    "made with --images-by reference; repeatable ($SEGKIT_IMAGES_ROOT).",
-)
-JSON_OPTION = typer.Option(
-    False, "--json", help="Print one JSON object on stdout and nothing else there."
-)
-
-VERIFY_OPTION = typer.Option(
-    True,
-    "--verify-images/--no-verify-images",
-    help="Read every image and compare its bytes with the SHA-256 in the set.",
-)
 
 
 def note(text: str) -> None:
@@ -176,23 +109,6 @@ def plain(value: object) -> Text:
 def status(text: str) -> AbstractContextManager[object]:
     """A line with a spinner on stderr while the work lasts, if stderr is a terminal."""
     return stderr.status(plain(text))
-
-
-def complete_recipe(incomplete: str) -> list[str]:
-    """Return the shipped recipes that begin like this."""
-    from segkit.recipes.load import known_recipes
-
-    return [name for name in known_recipes() if name.startswith(incomplete)]
-
-
-def complete_vocabulary(incomplete: str) -> list[str]:
-    """Return the shipped vocabularies that begin like this."""
-    return [name for name in known_taxonomies() if name.startswith(incomplete)]
-
-
-def complete_task(incomplete: str) -> list[str]:
-    """Return the tasks that begin like this."""
-    return [name for name in ("panoptic", "semantic", "instance") if name.startswith(incomplete)]
 
 
 def table(

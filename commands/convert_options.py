@@ -11,7 +11,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import is_remote
 
-from .common import FORCE_OPTION, JSON_OPTION, PREVIEW_OPTION
+from .options import FORCE_OPTION, JSON_OPTION, PREVIEW_OPTION
 
 
 class ImagesBy(StrEnum):

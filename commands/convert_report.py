@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .common import emit, note, plural, print_line, table, write_preview
+from segkit.errors import plural
+
+from .common import emit, note, print_line, table, write_preview
 
 if TYPE_CHECKING:
     from rich.table import Table

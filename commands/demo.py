@@ -7,10 +7,12 @@ import typer
 from rich.progress import Progress, TaskID
 
 from segkit.atomic import folder_lock
+from segkit.errors import plural
 from segkit.extras import require_extra
 from segkit.storage import writable_local
 
-from .common import JSON_OPTION, emit, plural, print_line, table
+from .common import emit, print_line, table
+from .options import DEVICE_OPTION, JSON_OPTION
 from .progress import is_quiet, progress
 
 
@@ -26,7 +28,7 @@ def demo(
         None, "--steps", min=1, help="Training steps; 1,600 by default."
     ),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the scenes and of training."),
-    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    device: str = DEVICE_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
     """Generate scenes in three native layouts, convert, train, pseudolabel and evaluate.

@@ -2,7 +2,8 @@
 
 import typer
 
-from .common import JSON_OPTION, SET_HELP, emit, table
+from .common import emit, table
+from .options import JSON_OPTION, SET_HELP
 from .progress import progress_bar
 
 _MAX_CLASSES = 20

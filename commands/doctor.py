@@ -7,7 +7,8 @@ import typer
 
 from segkit.storage import writable_local
 
-from .common import JSON_OPTION, emit
+from .common import emit
+from .options import JSON_OPTION
 
 _STATES = {True: "ok", False: "problem", None: "-"}
 """A dash: optional, and not there."""

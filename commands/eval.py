@@ -7,25 +7,29 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from segkit.atomic import folder_lock
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.parse import read_lines
 from segkit.storage import location, writable_local
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, complete_task, emit, note, plural, table
-from .scoring import (
+from .common import emit, note, table
+from .options import (
+    ADDRESS_OPTION,
+    CHECKPOINT_DEVICE_OPTION,
     CHECKPOINT_OPTION,
-    DEVICE_OPTION,
+    DEVICES_OPTION,
+    ENGINE_OPTION,
     EVALUATOR_OPTION,
+    IMAGES_ROOT_OPTION,
+    JSON_OPTION,
     PREDICTIONS_OPTION,
     SETTINGS_OPTION,
     TASKS,
-    PredictionSource,
+    complete_task,
     parse_choice,
+    parse_workers,
     reject_unused,
-    tables,
-    warn,
 )
-from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
+from .scoring import PredictionSource, tables, warn
 
 if TYPE_CHECKING:
     from segkit.metrics.objects import IouType
@@ -92,7 +96,7 @@ def evaluate(
         " by size and class.",
     ),
     settings: list[str] = SETTINGS_OPTION,
-    device: str = DEVICE_OPTION,
+    device: str = CHECKPOINT_DEVICE_OPTION,
     engine: str = ENGINE_OPTION,
     devices: str = DEVICES_OPTION,
     address: str | None = ADDRESS_OPTION,

@@ -10,7 +10,8 @@ import typer
 from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import writable_local
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, note, table
+from .common import emit, note, table
+from .options import IMAGES_ROOT_OPTION, JSON_OPTION
 from .progress import progress_bar
 
 if TYPE_CHECKING:

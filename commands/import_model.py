@@ -7,7 +7,8 @@ import typer
 from segkit.extras import require_extra
 from segkit.storage import writable_local
 
-from .common import JSON_OPTION, emit, status, table
+from .common import emit, status, table
+from .options import JSON_OPTION
 
 _SHOWN = 8
 

@@ -12,7 +12,8 @@ from rich.tree import Tree
 
 from segkit.errors import InputError
 
-from .common import JSON_OPTION, emit, note, plain, table
+from .common import emit, note, plain, table
+from .options import JSON_OPTION
 
 _MAX_CLASSES = 40
 _MAX_LIST = 8

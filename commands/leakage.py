@@ -2,7 +2,10 @@
 
 import typer
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, plural, table
+from segkit.errors import plural
+
+from .common import emit, table
+from .options import IMAGES_ROOT_OPTION, JSON_OPTION
 from .progress import progress_bar
 
 _MAX_PAIRS = 20

@@ -6,7 +6,8 @@ import typer
 
 from segkit.storage import writable
 
-from .common import FORCE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION, VERIFY_OPTION, emit, note, table
+from .common import emit, note, table
+from .options import FORCE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION, VERIFY_OPTION
 from .progress import progress_bar
 
 

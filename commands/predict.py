@@ -8,26 +8,29 @@ from typing import TYPE_CHECKING
 import typer
 
 from segkit.atomic import folder_lock
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.storage import location, writable_local
 
-from .common import (
+from .common import emit, note, print_line, table, write_preview
+from .options import (
+    ADDRESS_OPTION,
+    DEVICE_OPTION,
+    DEVICES_OPTION,
+    ENGINE_OPTION,
     FORCE_OPTION,
     IMAGES_ROOT_OPTION,
     JSON_OPTION,
     PREVIEW_OPTION,
+    SETTINGS_OPTION,
+    TASKS,
     complete_task,
     complete_vocabulary,
-    emit,
-    note,
-    plural,
-    print_line,
-    table,
-    write_preview,
+    parse_choice,
+    parse_workers,
+    reject_unused,
 )
 from .progress import progress_bar
-from .scoring import SETTINGS_OPTION, TASKS, load_run_for, parse_choice, reject_unused
-from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
+from .scoring import load_run_for
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
@@ -107,7 +110,7 @@ def predict(
         "first prediction, or leave it out.",
     ),
     settings: list[str] = SETTINGS_OPTION,
-    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    device: str = DEVICE_OPTION,
     engine: str = ENGINE_OPTION,
     devices: str = DEVICES_OPTION,
     address: str | None = ADDRESS_OPTION,

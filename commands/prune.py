@@ -4,9 +4,11 @@ from pathlib import Path
 
 import typer
 
+from segkit.errors import plural
 from segkit.storage import local_path
 
-from .common import JSON_OPTION, emit, plural, table
+from .common import emit, table
+from .options import JSON_OPTION
 
 _MIB = 2**20
 

@@ -6,24 +6,25 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.storage import is_remote, writable
 
-from .common import (
+from .common import emit, note, table, write_preview, write_report
+from .options import (
+    ADDRESS_OPTION,
+    DEVICE_OPTION,
+    DEVICES_OPTION,
+    ENGINE_OPTION,
     FORCE_OPTION,
     IMAGES_ROOT_OPTION,
     JSON_OPTION,
     PREVIEW_OPTION,
-    emit,
-    note,
-    plural,
-    table,
-    write_preview,
-    write_report,
+    SETTINGS_OPTION,
+    parse_choice,
+    parse_workers,
+    reject_unused,
 )
 from .progress import progress_bar
-from .scoring import SETTINGS_OPTION, parse_choice, reject_unused
-from .workers import ADDRESS_OPTION, DEVICES_OPTION, ENGINE_OPTION, parse_workers
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -106,7 +107,7 @@ def pseudolabel(
         "well; repeatable; requires --truth.",
     ),
     settings: list[str] = SETTINGS_OPTION,
-    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    device: str = DEVICE_OPTION,
     engine: str = ENGINE_OPTION,
     devices: str = DEVICES_OPTION,
     address: str | None = ADDRESS_OPTION,

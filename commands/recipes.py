@@ -6,7 +6,8 @@ import typer
 
 from segkit.errors import InputError
 
-from .common import JSON_OPTION, complete_recipe, emit, table
+from .common import emit, table
+from .options import JSON_OPTION, complete_recipe
 
 
 def recipes(

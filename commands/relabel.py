@@ -6,15 +6,8 @@ import typer
 
 from segkit.storage import writable
 
-from .common import (
-    FORCE_OPTION,
-    IMAGES_ROOT_OPTION,
-    JSON_OPTION,
-    SET_HELP,
-    VERIFY_OPTION,
-    emit,
-    table,
-)
+from .common import emit, table
+from .options import FORCE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION, SET_HELP, VERIFY_OPTION
 from .progress import progress_bar
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.table import Table
 
 from segkit.errors import InputError
 
 from .common import note, print_line, table
+from .options import Unused
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -21,51 +21,9 @@ if TYPE_CHECKING:
     from segkit.taxonomy import Taxonomy
     from segkit.workers.devices import Workers
 
-CHECKPOINT_OPTION: str | None = typer.Option(
-    None, "--checkpoint", metavar="RUN", help="Predict with this run and evaluate its predictions."
-)
-PREDICTIONS_OPTION: str | None = typer.Option(
-    None,
-    "--predictions",
-    metavar="SET|FILE|DIR",
-    help="Evaluate these: a shard set, COCO results (JSON), COCO panoptic (JSON and PNGs) or, for "
-    "semantic segmentation, a folder of index PNGs.",
-)
-SETTINGS_OPTION: list[str] = typer.Option(
-    [],
-    "--set",
-    metavar="KEY=VALUE",
-    help="Override an inference setting of the run, such as inference.batch_size=4.",
-)
-DEVICE_OPTION: str = typer.Option(
-    "auto", "--device", help="Device of --checkpoint: auto, cpu, cuda or cuda:N."
-)
-EVALUATOR_OPTION: str = typer.Option(
-    "hotcoco", "--evaluator", help="Library for COCO AP: hotcoco, faster-coco-eval or pycocotools."
-)
-TASKS: "tuple[Task, ...]" = ("panoptic", "semantic", "instance")
-Choice = TypeVar("Choice", bound=str)
-Unused = tuple[str, bool, str]
-"""An option, whether it was set but does nothing, and the option or value that it needs."""
 _MAX_CLASSES = 20
 """Classes in the table of the weakest."""
 _INTERVAL = "95 % interval"
-
-
-def parse_choice(value: str, choices: Sequence[Choice], option: str) -> Choice:
-    """The choice that equals the value of an option; InputError if none does."""
-    for choice in choices:
-        if value == choice:
-            return choice
-    raise InputError(f"{option} {value}", hint=f"give one of {', '.join(choices)}")
-
-
-def reject_unused(*options: Unused) -> None:
-    """Raise InputError for the first option that would do nothing."""
-    for option, unused, partner in options:
-        if unused:
-            message = f"{option} does nothing here; it requires {partner}"
-            raise InputError(message, hint="leave it out")
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ import typer
 from segkit.extras import require_extra
 from segkit.storage import writable_local
 
-from .common import (
+from .common import emit, note, table
+from .options import (
+    DEVICE_OPTION,
     IMAGES_ROOT_OPTION,
     JSON_OPTION,
+    OVERRIDES_OPTION,
     complete_recipe,
-    emit,
-    note,
-    table,
+    parse_data,
 )
 from .progress import progress_bar
-from .train import OVERRIDES_OPTION, parse_data
 
 
 def selftrain(
@@ -75,7 +75,7 @@ def selftrain(
         "--tta",
         help="Predict masks with test-time augmentation: better masks, six times the work.",
     ),
-    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    device: str = DEVICE_OPTION,
     overrides: list[str] = OVERRIDES_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,

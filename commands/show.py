@@ -9,8 +9,8 @@ from segkit.errors import InputError, SegkitError
 from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import local_path
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, SET_HELP, emit, note, stdout
-from .scoring import reject_unused
+from .common import emit, note, stdout
+from .options import IMAGES_ROOT_OPTION, JSON_OPTION, SET_HELP, reject_unused
 
 _GRID = 9
 

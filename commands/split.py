@@ -5,21 +5,20 @@ from typing import Any
 
 import typer
 
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.storage import writable
 
-from .common import (
+from .common import emit, table
+from .options import (
     FORCE_OPTION,
     IMAGES_ROOT_OPTION,
     JSON_OPTION,
     SET_HELP,
     VERIFY_OPTION,
-    emit,
-    plural,
-    table,
+    parse_choice,
+    reject_unused,
 )
 from .progress import progress_bar
-from .scoring import parse_choice, reject_unused
 
 
 def _complete_split(incomplete: str) -> list[str]:

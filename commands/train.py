@@ -12,20 +12,19 @@ from rich.table import Table
 from rich.tree import Tree
 
 from segkit import torchrun
-from segkit.errors import InputError, SegkitError
+from segkit.errors import InputError, plural
 from segkit.extras import require_extra
 from segkit.storage import writable_local
 from segkit.text.printable import printable
 
-from .common import (
+from .common import emit, note, print_line, table
+from .options import (
+    DEVICE_OPTION,
     IMAGES_ROOT_OPTION,
     JSON_OPTION,
+    OVERRIDES_OPTION,
     complete_recipe,
-    emit,
-    note,
-    plural,
-    print_line,
-    table,
+    parse_data,
 )
 from .progress import LINE_SECONDS, is_quiet, progress
 
@@ -33,13 +32,6 @@ if TYPE_CHECKING:
     from segkit.recipes.schema import Recipe
     from segkit.training.logging import StepRecord
     from segkit.training.options import TrainOptions
-
-OVERRIDES_OPTION: list[str] = typer.Option(
-    [],
-    "--set",
-    metavar="KEY=VALUE",
-    help="Change a key of the recipe, such as optimizer.lr=3e-4; repeatable.",
-)
 
 
 def train(
@@ -68,7 +60,7 @@ def train(
     steps: int | None = typer.Option(
         None, "--steps", min=1, help="Number of optimizer steps, instead of the recipe's."
     ),
-    device: str = typer.Option("auto", "--device", help="auto, cpu, cuda or cuda:N."),
+    device: str = DEVICE_OPTION,
     overrides: list[str] = OVERRIDES_OPTION,
     init_from: str | None = typer.Option(
         None,
@@ -223,28 +215,6 @@ def _notes(recipe: "Recipe", out: Path, resume: bool) -> list[str]:
             "pretrained ones, or set it to a safetensors file"
         )
     return notes
-
-
-def parse_data(item: str) -> tuple[str, float]:
-    """Parse `SET` or `SET=WEIGHT`; the default weight is 1. A set's own path may contain `=`."""
-    spec, equals, weight = item.rpartition("=")
-    if not equals or _is_set(item) or ("/" in weight and not _is_set(spec)):
-        return item, 1.0
-    hint = "write SET or SET=WEIGHT, with a positive number"
-    try:
-        return spec, float(weight)
-    except ValueError:
-        message = f"no number after = in {item!r}"
-        raise InputError(message, record="--data", hint=hint) from None
-
-
-def _is_set(text: str) -> bool:
-    from segkit.shards.versions import parse_spec, versions
-
-    try:
-        return bool(versions(parse_spec(text)[0]))
-    except (SegkitError, OSError, ValueError):  # a name that no folder can have
-        return False
 
 
 class _Display:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.parse import is_integer
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, plural, table
+from .common import emit, table
+from .options import IMAGES_ROOT_OPTION, JSON_OPTION
 from .progress import progress_bar
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ from pathlib import Path
 import typer
 
 from segkit import parse
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.taxonomy import Category, known_taxonomies, load_taxonomy, normalize
 
-from .common import JSON_OPTION, emit, note, plural, table
+from .common import emit, note, table
+from .options import JSON_OPTION
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -6,9 +6,10 @@ import typer
 
 from segkit.storage import writable_local
 
-from .common import IMAGES_ROOT_OPTION, JSON_OPTION, emit, table
+from .common import emit, table
+from .options import DEVICE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION, SETTINGS_OPTION
 from .progress import progress_bar
-from .scoring import SETTINGS_OPTION, load_run_for
+from .scoring import load_run_for
 
 app = typer.Typer(
     help="Train a class head for classes without examples, on the features of a frozen run.\n\n"
@@ -30,7 +31,7 @@ def bank(
         20, min=0, help="Queries without a target to keep of each image, at most."
     ),
     settings: list[str] = SETTINGS_OPTION,
-    device: str = typer.Option("auto", help="auto, cpu, cuda or cuda:N."),
+    device: str = DEVICE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
     as_json: bool = JSON_OPTION,
 ) -> None:
