@@ -51,8 +51,7 @@ from . import (
 from . import eval as eval_
 from .common import note, print_line, print_next_step
 from .next_steps import FIRST_STEPS
-from .options import has_force_option
-from .progress import with_quiet
+from .options import has_force_option, with_output_options
 
 _ORDER = (
     *(
@@ -188,7 +187,7 @@ for _command in _registered(app):
     _paragraphs = (_command.help or introspection.getdoc(_command.callback) or "").split("\n\n")
     _command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in _paragraphs)
     if _command.callback is not None:
-        _command.callback = with_quiet(_with_64_bits(_command.callback))
+        _command.callback = with_output_options(_with_64_bits(_command.callback))
 
 
 def _version(show: bool) -> None:

@@ -20,7 +20,6 @@ from .options import (
     ENGINE_OPTION,
     EVALUATOR_OPTION,
     IMAGES_ROOT_OPTION,
-    JSON_OPTION,
     PREDICTIONS_OPTION,
     SETTINGS_OPTION,
     parse_choice,
@@ -87,7 +86,6 @@ def objects365(
     engine: str = ENGINE_OPTION,
     devices: str = DEVICES_OPTION,
     address: str | None = ADDRESS_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Mask AP on the 1,000 Objects365 images with masks, of models trained on its boxes.
 
@@ -128,7 +126,7 @@ def objects365(
             write_results(out / "results.json", samples, coco_ids_by_sample(truth.shards))
         published = load_benchmark("objects365")
         more = [_mask_and_box_table(figures, training_set)]
-        _finish(published, figures, truth.shards, spec, out, as_json, more)
+        _finish(published, figures, truth.shards, spec, out, more)
 
 
 def _add_command(name: str, description: str, data_set: str) -> None:
@@ -151,21 +149,18 @@ def _add_command(name: str, description: str, data_set: str) -> None:
         devices: str = DEVICES_OPTION,
         address: str | None = ADDRESS_OPTION,
         images_root: list[str] = IMAGES_ROOT_OPTION,
-        as_json: bool = JSON_OPTION,
     ) -> None:
         options = PredictionSource(
             checkpoint, predictions, settings, parse_workers(engine, devices, device, address)
         )
-        _evaluate_set(name, data, options, out, as_json)
+        _evaluate_set(name, data, options, out)
 
 
 for _name, _texts in _SET_BENCHMARKS.items():
     _add_command(_name, *_texts)
 
 
-def _evaluate_set(
-    name: str, data: str, options: PredictionSource, out: Path, as_json: bool
-) -> None:
+def _evaluate_set(name: str, data: str, options: PredictionSource, out: Path) -> None:
     """Evaluate a set for the task of the benchmark's metric."""
     from segkit.benchmark.published import class_differences, load_benchmark, transfer_benchmark
     from segkit.metrics.evaluate import check_task, evaluate
@@ -187,7 +182,7 @@ def _evaluate_set(
         opened, spec = options.open(truth, task, out)
         evaluation = evaluate(truth, opened, task, workers=options.workers)
         figures = evaluation.metrics | {"differences": differences}
-        _finish(published, figures, truth, spec, out, as_json, [])
+        _finish(published, figures, truth, spec, out, [])
 
 
 def _finish(
@@ -196,7 +191,6 @@ def _finish(
     truth: "ShardSet",
     spec: "str | ShardSet",
     out: Path,
-    as_json: bool,
     more: list[Table],
 ) -> None:
     """Write metrics.json and print the figures."""
@@ -213,7 +207,7 @@ def _finish(
     write_json(file, result, _SCHEMA)
     warn(result, truth)
     printed = [*tables(result, truth), *more, _published_table(result, published), str(file)]
-    emit(result, schema=_SCHEMA, as_json=as_json, tables=printed)
+    emit(result, schema=_SCHEMA, tables=printed)
 
 
 def _note_differences(check: "FileCheck", annotations: Path) -> None:

@@ -13,7 +13,7 @@ from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import writable
 
 from .common import emit, note, print_line, table
-from .options import IMAGES_ROOT_OPTION, JSON_OPTION, parse_choice, reject_unused
+from .options import IMAGES_ROOT_OPTION, parse_choice, reject_unused
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ def browse(
         LOCALHOST, help="Address that the App listens on; 0.0.0.0 lets other machines connect."
     ),
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Load a shard set into FiftyOne (extra `browse`) and open its App.
 
@@ -81,7 +80,7 @@ def browse(
         ("--host", host != LOCALHOST and bool(write_back or not app), f"{browses} and with --app"),
     )
     if write_back:
-        _write_back(shards, data, name, write_back, out, as_json)
+        _write_back(shards, data, name, write_back, out)
         return
     prediction_sets = _prediction_sets(predictions)
     kinds = {opened.manifest.kind for opened in (shards, *prediction_sets.values())}
@@ -105,7 +104,6 @@ def browse(
     emit(
         summary | {"set": str(shards.path)},
         schema="segkit.browse/1",
-        as_json=as_json,
         tables=[table("Loaded", ("", ""), rows)],
     )
     if app:
@@ -135,12 +133,7 @@ def _prediction_sets(options: Sequence[str]) -> "dict[str, ShardSet]":
 
 
 def _write_back(
-    shards: "ShardSet",
-    data: str,
-    name: str | None,
-    options: Sequence[str],
-    out: Path | None,
-    as_json: bool,
+    shards: "ShardSet", data: str, name: str | None, options: Sequence[str], out: Path | None
 ) -> None:
     """Publish the layer of the tags and print its ledger."""
     from segkit.browse import dataset, review
@@ -172,7 +165,6 @@ def _write_back(
     emit(
         result,
         schema="segkit.review/1",
-        as_json=as_json,
         tables=[
             table("Review", ("", "input", "kept", "dropped", "altered"), rows),
             str(layer.path),

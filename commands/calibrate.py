@@ -10,7 +10,7 @@ from segkit.errors import InputError, plural
 from segkit.storage import writable, writable_local
 
 from .common import emit, note, table, write_report
-from .options import DEVICE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION
+from .options import DEVICE_OPTION, IMAGES_ROOT_OPTION
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ def calibrate(
     ),
     device: str = DEVICE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Calibrate the mask scores of a run: map each to the IoU to expect.
 
@@ -103,7 +102,7 @@ def calibrate(
         "report": report,
     }
     printed = [*_tables(calibration), *filter(None, (str(path), report))]
-    emit(result, schema="segkit.calibrate/1", as_json=as_json, tables=printed)
+    emit(result, schema="segkit.calibrate/1", tables=printed)
 
 
 def _tables(calibration: "Calibration") -> "Iterator[Table | str]":

@@ -24,6 +24,7 @@ from segkit.storage import is_remote
 from segkit.text.printable import printable
 
 from .next_steps import next_step
+from .options import is_json
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet
@@ -138,9 +139,7 @@ def _cell(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def emit(
-    result: Mapping[str, Any], *, schema: str, as_json: bool, tables: Sequence[Table | Tree | str]
-) -> None:
+def emit(result: Mapping[str, Any], *, schema: str, tables: Sequence[Table | Tree | str]) -> None:
     """Print the result of a command on stdout, as one JSON object or as tables.
 
     Names in brackets are printed as they are, never read as rich's markup. The labels of a tree
@@ -149,10 +148,9 @@ def emit(
     Args:
         result: the command's result; `schema` and `segkit_version` are added.
         schema: name and version of the object's form, such as `segkit.inspect/1`.
-        as_json: whether to print JSON.
         tables: the same for people.
     """
-    if as_json:
+    if is_json():
         content = {"schema": schema, "segkit_version": __version__, **result}
         text = json.dumps(content, allow_nan=False)  # ASCII, of which it does not escape DEL
         print(text.replace("\x7f", "\\u007f"))

@@ -30,7 +30,7 @@ app = typer.Typer(
 
 
 Images = Annotated[Path, typer.Option(help="Folder of the images.")]
-_NOT_NOTED = ("out", "as_json", "dry_run", "workers", "engine", "address", "preview", "force")
+_NOT_NOTED = ("out", "dry_run", "workers", "engine", "address", "preview", "force")
 """Options that do not affect the content of a version."""
 
 
@@ -327,9 +327,9 @@ def _run(
                     on_resume=advance.resume,
                 )
     except engine.DefectsError as error:
-        fail(error.report, source, option, time.perf_counter() - started, common.as_json)
+        fail(error.report, source, option, time.perf_counter() - started)
     seconds = time.perf_counter() - started
-    show(report, source, option, seconds, common.preview, common.as_json)
+    show(report, source, option, seconds, common.preview)
     if dry_run and report.offenders and options.on_error == "fail":
         raise typer.Exit(InputError.exit_code)
 

@@ -11,7 +11,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import is_remote
 
-from .options import FORCE_OPTION, JSON_OPTION, PREVIEW_OPTION
+from .options import FORCE_OPTION, PREVIEW_OPTION
 
 
 class ImagesBy(StrEnum):
@@ -112,7 +112,6 @@ class CommonOptions:
     ] = None
     preview: bool = PREVIEW_OPTION
     force: bool = FORCE_OPTION
-    as_json: bool = JSON_OPTION
 
 
 def typed_options(context: typer.Context) -> frozenset[str]:

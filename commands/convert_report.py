@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from segkit.errors import plural
 
 from .common import emit, note, print_line, table, write_preview
+from .options import is_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,12 +21,7 @@ _SCHEMA = "segkit.convert/1"
 
 
 def show(
-    report: "ConversionReport",
-    source: "Source",
-    option: str,
-    seconds: float,
-    preview: bool,
-    as_json: bool,
+    report: "ConversionReport", source: "Source", option: str, seconds: float, preview: bool
 ) -> None:
     """Print the result of a conversion or a dry run, and write the preview.
 
@@ -35,27 +31,23 @@ def show(
         option: option by which the user gave the folder of images.
         seconds: duration.
         preview: draw some of the images into a PNG beside the new version.
-        as_json: print one JSON object instead of tables.
     """
     published = report.published
     picture = None if published is None else write_preview(published, preview)
     emit(
         {**_result(report, source, seconds), "preview": picture},
         schema=_SCHEMA,
-        as_json=as_json,
         tables=[*_tables(report, source, seconds), *([picture] if picture else [])],
     )
-    if not as_json and report.published is None:
+    if not is_json() and report.published is None:
         _print_defects(report)
-    for line in () if as_json else _notes(report):  # the JSON object holds them
+    for line in () if is_json() else _notes(report):  # the JSON object holds them
         note(line)
     if message := _wrong_folder(report, source, option):
         print_line(message)
 
 
-def fail(
-    report: "ConversionReport", source: "Source", option: str, seconds: float, as_json: bool
-) -> NoReturn:
+def fail(report: "ConversionReport", source: "Source", option: str, seconds: float) -> NoReturn:
     """List the defects that fail a conversion, and raise the InputError that names the first.
 
     Arguments are as in `show`.
@@ -63,10 +55,10 @@ def fail(
     error = report.defects[0].error(report.offenders - 1, _wrong_folder(report, source, option))
     if report.offenders > 1:  # a single one is the error
         _print_defects(report)
-    if report.resumed and not as_json:
+    if report.resumed and not is_json():
         note(report.resumed)
-    if as_json:
-        emit(_result(report, source, seconds, str(error)), schema=_SCHEMA, as_json=True, tables=())
+    if is_json():
+        emit(_result(report, source, seconds, str(error)), schema=_SCHEMA, tables=())
     raise error
 
 

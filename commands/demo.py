@@ -12,8 +12,8 @@ from segkit.extras import require_extra
 from segkit.storage import writable_local
 
 from .common import emit, print_line, table
-from .options import DEVICE_OPTION, JSON_OPTION
-from .progress import is_quiet, progress
+from .options import DEVICE_OPTION, is_quiet
+from .progress import progress
 
 
 def demo(
@@ -29,7 +29,6 @@ def demo(
     ),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the scenes and of training."),
     device: str = DEVICE_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Generate scenes in three native layouts, convert, train, pseudolabel and evaluate.
 
@@ -48,7 +47,7 @@ def demo(
         )
     files = {"run": str(result.run), "contact_sheet": str(result.sheet)}
     tables = [_figures(result.metrics), _pseudo(result.metrics["pseudo"]), f"{result.sheet}"]
-    emit({**result.metrics, **files}, schema="segkit.demo/1", as_json=as_json, tables=tables)
+    emit({**result.metrics, **files}, schema="segkit.demo/1", tables=tables)
 
 
 def _figures(metrics: dict[str, Any]) -> Any:

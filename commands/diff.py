@@ -3,7 +3,7 @@
 import typer
 
 from .common import emit, table
-from .options import JSON_OPTION, SET_HELP
+from .options import SET_HELP
 from .progress import progress_bar
 
 _MAX_CLASSES = 20
@@ -12,7 +12,6 @@ _MAX_CLASSES = 20
 def diff(
     a: str = typer.Argument(metavar="A", help=SET_HELP),
     b: str = typer.Argument(metavar="B", help="Another shard set, or another version of the same."),
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Compare two shard sets: images by id, labels by class and by pixels.
 
@@ -49,4 +48,4 @@ def diff(
     columns = ("class", "segments A", "segments B", "pixels A", "pixels B", "IoU")
     title = f"Classes of common images, least agreement first ({len(names)} of {len(classes)})"
     tables = [table(f"{a} and {b}: {verdict}", ("images", ""), counts), table(title, columns, rows)]
-    emit(result, schema="segkit.diff/1", as_json=as_json, tables=tables)
+    emit(result, schema="segkit.diff/1", tables=tables)

@@ -8,7 +8,6 @@ import typer
 from segkit.storage import writable_local
 
 from .common import emit
-from .options import JSON_OPTION
 
 _STATES = {True: "ok", False: "problem", None: "-"}
 """A dash: optional, and not there."""
@@ -24,7 +23,6 @@ def doctor(
         parser=writable_local,
         help="Where sets and runs are to be written.",
     ),
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Check extras, CUDA, MongoDB, shared memory and disk, and say what to install for what.
 
@@ -43,6 +41,5 @@ def doctor(
     emit(
         {"checks": [asdict(check) for check in checks]},
         schema="segkit.doctor/1",
-        as_json=as_json,
         tables=[*lines, *hints],
     )

@@ -20,7 +20,6 @@ from .options import (
     ENGINE_OPTION,
     EVALUATOR_OPTION,
     IMAGES_ROOT_OPTION,
-    JSON_OPTION,
     PREDICTIONS_OPTION,
     SETTINGS_OPTION,
     TASKS,
@@ -101,7 +100,6 @@ def evaluate(
     devices: str = DEVICES_OPTION,
     address: str | None = ADDRESS_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Evaluate predictions against ground truth: PQ, mIoU or COCO AP.
 
@@ -167,18 +165,13 @@ def evaluate(
         truth.require_images()
     with folder_lock(out):
         if compare:
-            _compare(truth, compare, chosen, options, out, as_json)
+            _compare(truth, compare, chosen, options, out)
         else:
-            _evaluate(truth, source, chosen, options, out, as_json)
+            _evaluate(truth, source, chosen, options, out)
 
 
 def _evaluate(
-    truth: "ShardSet",
-    source: PredictionSource,
-    task: "Task",
-    options: "EvalOptions",
-    out: Path,
-    as_json: bool,
+    truth: "ShardSet", source: PredictionSource, task: "Task", options: "EvalOptions", out: Path
 ) -> None:
     from segkit.atomic import write_text
     from segkit.metrics.evaluate import evaluate as evaluate_set
@@ -197,16 +190,11 @@ def _evaluate(
     warn(result, truth)
     write_text(file, report(result, evaluation, truth, predictions))
     printed = [*tables(result, truth), str(file)]
-    emit(result, schema=METRICS_SCHEMA, as_json=as_json, tables=printed)
+    emit(result, schema=METRICS_SCHEMA, tables=printed)
 
 
 def _compare(
-    truth: "ShardSet",
-    specs: tuple[str, str],
-    task: "Task",
-    options: "EvalOptions",
-    out: Path,
-    as_json: bool,
+    truth: "ShardSet", specs: tuple[str, str], task: "Task", options: "EvalOptions", out: Path
 ) -> None:
     from segkit.metrics.evaluate import compare
     from segkit.metrics.output import (
@@ -240,7 +228,7 @@ def _compare(
     counts = f"{plural(result['images'], 'image')}, {plural(options.bootstrap, 'draw')}"
     title = (f"a = {specs[0]}", f"b = {specs[1]}", counts)
     columns = ("", "a", "b", "b - a", "95 % interval", "b ahead")
-    emit(result, schema=_COMPARE_SCHEMA, as_json=as_json, tables=[table(title, columns, rows)])
+    emit(result, schema=_COMPARE_SCHEMA, tables=[table(title, columns, rows)])
 
 
 def _class_names(file: Path | None) -> list[str]:

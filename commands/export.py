@@ -11,7 +11,7 @@ from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import writable_local
 
 from .common import emit, note, table
-from .options import IMAGES_ROOT_OPTION, JSON_OPTION
+from .options import IMAGES_ROOT_OPTION
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ def coco_instances(
     min_score: float = _MIN_SCORE,
     datumaro: bool = _DATUMARO,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Write COCO instances with the original polygons, ids, crowds, categories and licenses.
 
@@ -69,7 +68,7 @@ def coco_instances(
     from segkit.export.coco import export_instances
 
     options = {"min_score": min_score, "datumaro": datumaro}
-    _export("coco-instances", export_instances, data, out, images, as_json, **options)
+    _export("coco-instances", export_instances, data, out, images, **options)
 
 
 @app.command("coco-panoptic")
@@ -79,7 +78,6 @@ def coco_panoptic(
     images: bool = _IMAGES,
     datumaro: bool = _DATUMARO,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Write COCO panoptic: a JSON and a folder of PNGs with the exact pixels of the source.
 
@@ -87,7 +85,7 @@ def coco_panoptic(
     """
     from segkit.export.coco import export_panoptic
 
-    _export("coco-panoptic", export_panoptic, data, out, images, as_json, datumaro=datumaro)
+    _export("coco-panoptic", export_panoptic, data, out, images, datumaro=datumaro)
 
 
 @app.command("yolo")
@@ -100,7 +98,6 @@ def yolo(
     images: bool = _IMAGES,
     min_score: float = _MIN_SCORE,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Write YOLO boxes in labels/SPLIT/*.txt, and data.yaml; several sets become its splits.
 
@@ -109,7 +106,7 @@ def yolo(
     Example: segkit export yolo --data work/train --data work/val --out exported --images
     """
     options = {"polygons": polygons, "min_score": min_score}
-    _export_yolo("yolo", data, out, images, as_json, **options)
+    _export_yolo("yolo", data, out, images, **options)
 
 
 @app.command("yolo-seg")
@@ -119,7 +116,6 @@ def yolo_seg(
     images: bool = _IMAGES,
     min_score: float = _MIN_SCORE,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Write YOLO-seg: one polygon per object in labels/SPLIT/*.txt, and data.yaml.
 
@@ -130,7 +126,7 @@ def yolo_seg(
     Example: segkit export yolo-seg --data work/coco-train --out exported --images
     """
     options = {"polygons": True, "min_score": min_score}
-    _export_yolo("yolo-seg", data, out, images, as_json, **options)
+    _export_yolo("yolo-seg", data, out, images, **options)
 
 
 @app.command()
@@ -140,7 +136,6 @@ def voc(
     images: bool = _IMAGES,
     min_score: float = _MIN_SCORE,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Write Pascal VOC boxes: an XML file for each image in Annotations/, and ImageSets/Main.
 
@@ -150,7 +145,7 @@ def voc(
     """
     from segkit.export.voc_xml import export_voc
 
-    _export("voc", export_voc, data, out, images, as_json, min_score=min_score)
+    _export("voc", export_voc, data, out, images, min_score=min_score)
 
 
 @app.command()
@@ -165,7 +160,6 @@ def labelstudio(
         "/data/local-files/?d=images/.",
     ),
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Write tasks with predictions for Label Studio: exact masks and boxes, to be corrected there.
 
@@ -177,7 +171,7 @@ def labelstudio(
 
     prefix = f"{LOCAL_FILES}images/" if image_prefix is None else image_prefix
     options = {"min_score": min_score, "image_prefix": prefix}
-    _export("labelstudio", export_label_studio, data, out, images, as_json, **options)
+    _export("labelstudio", export_label_studio, data, out, images, **options)
 
 
 @app.command()
@@ -187,7 +181,6 @@ def cvat(
     images: bool = _IMAGES,
     min_score: float = _MIN_SCORE,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Write annotations.xml in the format CVAT for images 1.1: exact masks, and boxes.
 
@@ -197,7 +190,7 @@ def cvat(
     """
     from segkit.export.cvat_dump import export_cvat
 
-    _export("cvat", export_cvat, data, out, images, as_json, min_score=min_score)
+    _export("cvat", export_cvat, data, out, images, min_score=min_score)
 
 
 @app.command()
@@ -207,7 +200,6 @@ def labelme(
     images: bool = _IMAGES,
     min_score: float = _MIN_SCORE,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Write labelme's JSON files: exact masks, and boxes as rectangles.
 
@@ -217,7 +209,7 @@ def labelme(
     """
     from segkit.export.labelme_files import export_labelme
 
-    _export("labelme", export_labelme, data, out, images, as_json, min_score=min_score)
+    _export("labelme", export_labelme, data, out, images, min_score=min_score)
 
 
 @app.command()
@@ -229,7 +221,6 @@ def semantic(
         None, help="Index of void pixels; by default the source's own, or 255."
     ),
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Write index PNGs of class ids, with labels.txt and taxonomy.json.
 
@@ -239,7 +230,7 @@ def semantic(
     """
     from segkit.export.semantic_png import export_semantic
 
-    _export("semantic", export_semantic, data, out, images, as_json, void=void)
+    _export("semantic", export_semantic, data, out, images, void=void)
 
 
 def _export(
@@ -248,7 +239,6 @@ def _export(
     data: str,
     out: Path,
     images: bool,
-    as_json: bool,
     **options: Any,
 ) -> None:
     """Write a set by a function of the library, with its options, and print the report."""
@@ -257,11 +247,11 @@ def _export(
     shards = ShardSet.open(data)
     with _bar([shards], images) as advance:
         report = export(shards, out, images=images, on_image=advance, **options)
-    _show(format_name, data, out, report, as_json)
+    _show(format_name, data, out, report)
 
 
 def _export_yolo(
-    format_name: str, data: list[str], out: Path, images: bool, as_json: bool, **options: Any
+    format_name: str, data: list[str], out: Path, images: bool, **options: Any
 ) -> None:
     """Write one or several sets, each given as SET or as SPLIT=SET."""
     from segkit.export.yolo import export_yolo
@@ -275,7 +265,7 @@ def _export_yolo(
         sets.append(ShardSet.open(name if is_split else text))
     with _bar(sets, images) as advance:
         report = export_yolo(sets, out, images=images, splits=splits, on_image=advance, **options)
-    _show(format_name, ", ".join(data), out, report, as_json)
+    _show(format_name, ", ".join(data), out, report)
 
 
 def _bar(sets: "Sequence[ShardSet]", images: bool) -> "AbstractContextManager[Advance]":
@@ -286,7 +276,7 @@ def _bar(sets: "Sequence[ShardSet]", images: bool) -> "AbstractContextManager[Ad
     return progress_bar(f"export {name}", total)
 
 
-def _show(format_name: str, data: str, out: Path, report: "ExportReport", as_json: bool) -> None:
+def _show(format_name: str, data: str, out: Path, report: "ExportReport") -> None:
     fields = report.to_json()
     dropped, altered, images_altered = (
         ", ".join(f"{code} {count}" for code, count in fields[key].items()) or "none"
@@ -302,7 +292,7 @@ def _show(format_name: str, data: str, out: Path, report: "ExportReport", as_jso
     ]
     result = {"format": format_name, "data": data, "path": str(out.resolve()), **fields}
     tables = [table(str(out), ("", ""), rows)]
-    emit(result, schema="segkit.export/1", as_json=as_json, tables=tables)
+    emit(result, schema="segkit.export/1", tables=tables)
     if 2 * report.unlikely > report.segments:
         count = f"{report.unlikely} of {report.segments} segments"
         note(f"{count} have a score below {MIN_DRAWN_SCORE:g}; --min-score leaves such out")

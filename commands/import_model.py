@@ -8,7 +8,6 @@ from segkit.extras import require_extra
 from segkit.storage import writable_local
 
 from .common import emit, status, table
-from .options import JSON_OPTION
 
 _SHOWN = 8
 
@@ -26,7 +25,6 @@ def import_model(
     templates: str = typer.Option(
         "photo", "--templates", help="Texts around a name: photo, none, imagenet or a file."
     ),
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Import a public Mask2Former as a run: the same masks and the same classes, no training.
 
@@ -81,4 +79,4 @@ def import_model(
         ("images", f"{inference.resize} to {inference.image_size} pixels"),
     ]
     shown = table(f"Imported {source}", ("", ""), rows)
-    emit(result, schema="segkit.import/1", as_json=as_json, tables=[shown, f"{path.resolve()}"])
+    emit(result, schema="segkit.import/1", tables=[shown, f"{path.resolve()}"])

@@ -13,7 +13,6 @@ from rich.tree import Tree
 from segkit.errors import InputError
 
 from .common import emit, note, plain, table
-from .options import JSON_OPTION
 
 _MAX_CLASSES = 40
 _MAX_LIST = 8
@@ -38,7 +37,6 @@ def inspect(
         help="Show what a mask policy (mask, box or none) of the set, of classes or of a group, "
         "such as @voc20, would leave of its masks; repeatable.",
     ),
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Show a shard set or a run: kind, counts, a table of classes, and lineage to the sources.
 
@@ -57,7 +55,7 @@ def inspect(
     tables = _set_tables(result, all_classes) if is_set else [_run_table(result)]
     tree = Tree(plain(f"Lineage: {_version_line(result)}"))
     _add_parents(tree, result["parents"])
-    emit(result, schema="segkit.inspect/1", as_json=as_json, tables=[*tables, tree])
+    emit(result, schema="segkit.inspect/1", tables=[*tables, tree])
     if result.get("damage"):
         note(f"the run is damaged, `segkit validate {quote(spec)}` lists how")
 

@@ -5,7 +5,7 @@ import typer
 from segkit.errors import plural
 
 from .common import emit, table
-from .options import IMAGES_ROOT_OPTION, JSON_OPTION
+from .options import IMAGES_ROOT_OPTION
 from .progress import progress_bar
 
 _MAX_PAIRS = 20
@@ -19,7 +19,6 @@ def leakage(
         24, min=0, max=64, help="Bits of 256 in which perceptual hashes of one picture may differ."
     ),
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Find images that two sets share: the same bytes, or the same picture scaled or re-encoded.
 
@@ -52,11 +51,6 @@ def leakage(
     same_picture = f"{len(leaks) - exact} of the same picture"
     title = f"{plural(exact, 'pair')} of the same bytes, {same_picture} ({len(rows)} shown)"
     columns = ("set", "image", "set", "image", "differing bits")
-    emit(
-        result,
-        schema="segkit.leakage/1",
-        as_json=as_json,
-        tables=[table(title, columns, rows)],
-    )
+    emit(result, schema="segkit.leakage/1", tables=[table(title, columns, rows)])
     if leaks:
         raise typer.Exit(1)

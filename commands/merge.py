@@ -7,7 +7,7 @@ import typer
 from segkit.storage import writable
 
 from .common import emit, note, table
-from .options import FORCE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION, VERIFY_OPTION
+from .options import FORCE_OPTION, IMAGES_ROOT_OPTION, VERIFY_OPTION
 from .progress import progress_bar
 
 
@@ -25,7 +25,6 @@ def merge(
     verify_images: bool = VERIFY_OPTION,
     force: bool = FORCE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Merge shard sets into one that refers to their images; no image is copied.
 
@@ -63,4 +62,4 @@ def merge(
         "digest": merged.manifest.digest,
     }
     summary = table(str(merged.path), ("", ""), [*result.items()])
-    emit(result, schema="segkit.merge/1", as_json=as_json, tables=[summary])
+    emit(result, schema="segkit.merge/1", tables=[summary])

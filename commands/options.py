@@ -4,9 +4,12 @@ Nothing here imports torch, so that wrong usage is refused at once.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeVar, get_args
+from dataclasses import dataclass
+from functools import wraps
+from inspect import signature
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
 
@@ -25,6 +28,53 @@ Unused = tuple[str, bool, str]
 """An option, whether it was set but does nothing, and the option or value that it needs."""
 _has_force: ContextVar[bool] = ContextVar("has_force", default=False)
 """Of the command that runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Output:
+    """The options of every command."""
+
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress on stderr.")] = False
+
+
+_output: ContextVar[_Output] = ContextVar("output", default=_Output())  # noqa: B039
+"""Of the command that runs."""
+
+
+def with_output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a command, with --json and --quiet, which every command has.
+
+    What prints asks `is_json` and `is_quiet`, so that no command declares the two or passes their
+    values on.
+    """
+
+    @wraps(command)
+    def run(*, as_json: bool, quiet: bool, **options: Any) -> Any:
+        token = _output.set(_Output(as_json=as_json, quiet=quiet))
+        try:
+            return command(**options)
+        finally:
+            _output.reset(token)
+
+    declared = signature(command)
+    options = (*declared.parameters.values(), *signature(_Output).parameters.values())
+    run.__signature__ = declared.replace(  # type: ignore[attr-defined]  # typer reads it
+        parameters=options
+    )
+    return run
+
+
+def is_json() -> bool:
+    """Whether the running command was given --json."""
+    return _output.get().as_json
+
+
+def is_quiet() -> bool:
+    """Whether the running command was given --quiet."""
+    return _output.get().quiet
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -95,9 +145,6 @@ FORCE_OPTION = typer.Option(
     "--force",
     callback=_offer_force,
     help="Publish a version even if it equals the newest one.",
-)
-JSON_OPTION = typer.Option(
-    False, "--json", help="Print one JSON object on stdout and nothing else there."
 )
 
 OVERRIDES_OPTION: list[str] = typer.Option(

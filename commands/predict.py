@@ -19,7 +19,6 @@ from .options import (
     ENGINE_OPTION,
     FORCE_OPTION,
     IMAGES_ROOT_OPTION,
-    JSON_OPTION,
     PREVIEW_OPTION,
     SETTINGS_OPTION,
     TASKS,
@@ -116,7 +115,6 @@ def predict(
     address: str | None = ADDRESS_OPTION,
     force: bool = FORCE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Segment images in any vocabulary.
 
@@ -215,7 +213,7 @@ def predict(
         if native:
             native_folder = write_native(predictions, out / "native" / version, shards)
             folders["native"] = str(native_folder.resolve())
-    _report(predictions, folders, tally, as_json)
+    _report(predictions, folders, tally)
 
 
 def _check_task(task: str, taxonomy: "Taxonomy", native: bool) -> None:
@@ -271,9 +269,7 @@ def _taxonomy(
     return None if shards is None else require_classes(shards.taxonomy, shards.path)
 
 
-def _report(
-    predictions: "ShardSet", folders: dict[str, str], tally: "Tally", as_json: bool
-) -> None:
+def _report(predictions: "ShardSet", folders: dict[str, str], tally: "Tally") -> None:
     """Print the counts, the paths and the files left out."""
     from segkit.metrics.output import origin
     from segkit.sources.ledger import WARNINGS
@@ -297,7 +293,6 @@ def _report(
     emit(
         result,
         schema="segkit.predict/1",
-        as_json=as_json,
         tables=[class_table, str(predictions.path), *folders.values()],
     )
     for defect in tally.defects[:_MAX_DEFECTS]:

@@ -1,14 +1,9 @@
 """Progress on stderr: a bar on a terminal, else a line now and then; nothing with --quiet."""
 
-import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import wraps
-from typing import Any
 
-import typer
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,40 +20,10 @@ from segkit.progress import Advance
 from segkit.text.printable import printable
 
 from .common import print_line, stderr
+from .options import is_quiet
 
 LINE_SECONDS = 30.0
 """Between two lines where stderr is no terminal."""
-
-_QUIET = typer.Option(False, "--quiet", help="Show no progress on stderr.")
-_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
-
-
-def with_quiet(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of a command, with the option --quiet."""
-
-    @wraps(command)
-    def run(*arguments: Any, quiet: bool, **options: Any) -> Any:
-        token = _quiet.set(quiet)
-        try:
-            return command(*arguments, **options)
-        finally:
-            _quiet.reset(token)
-
-    signature = inspect.signature(command)
-    parameter = inspect.Parameter(
-        "quiet", inspect.Parameter.KEYWORD_ONLY, default=_QUIET, annotation=bool
-    )
-    # typer reads both
-    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), parameter]
-    )
-    run.__annotations__ = {**command.__annotations__, "quiet": bool}
-    return run
-
-
-def is_quiet() -> bool:
-    """Whether the running command was given --quiet."""
-    return _quiet.get()
 
 
 class _Rate(ProgressColumn):

@@ -8,7 +8,6 @@ from segkit.errors import plural
 from segkit.storage import local_path
 
 from .common import emit, table
-from .options import JSON_OPTION
 
 _MIB = 2**20
 
@@ -27,7 +26,6 @@ def prune(
         "contains SET.",
     ),
     dry_run: bool = typer.Option(False, "--dry-run", help="List the versions, delete none."),
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Delete old versions. The newest stay, and so do parents of other sets and runs.
 
@@ -57,9 +55,4 @@ def prune(
         *((path.name, "kept") for path in pruning.newest),
     ]
     title = f"{directory}: {plural(len(pruning.delete), 'version')}, {pruning.size / _MIB:.1f} MiB"
-    emit(
-        result,
-        schema="segkit.prune/1",
-        as_json=as_json,
-        tables=[table(title, ("version", ""), rows)],
-    )
+    emit(result, schema="segkit.prune/1", tables=[table(title, ("version", ""), rows)])

@@ -17,7 +17,6 @@ from .options import (
     ENGINE_OPTION,
     FORCE_OPTION,
     IMAGES_ROOT_OPTION,
-    JSON_OPTION,
     PREVIEW_OPTION,
     SETTINGS_OPTION,
     parse_choice,
@@ -114,7 +113,6 @@ def pseudolabel(
     preview: bool = PREVIEW_OPTION,
     force: bool = FORCE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Replace the boxes of a set by a teacher's masks. Boxes without a confident mask stay boxes.
 
@@ -213,7 +211,6 @@ def pseudolabel(
     emit(
         result,
         schema="segkit.pseudolabel/1",
-        as_json=as_json,
         tables=[
             counts,
             *_scores(figures),

@@ -7,7 +7,7 @@ import typer
 from segkit.errors import InputError
 
 from .common import emit, table
-from .options import JSON_OPTION, complete_recipe
+from .options import complete_recipe
 
 
 def recipes(
@@ -20,7 +20,6 @@ def recipes(
     key: str | None = typer.Option(
         None, "--key", metavar="TEXT", help="Print only the keys that contain this text."
     ),
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """List the shipped recipes, or the keys of one with their values and documentation.
 
@@ -42,7 +41,6 @@ def recipes(
         emit(
             {"recipes": {head.name: head.text for head in heads}},
             schema="segkit.recipes/1",
-            as_json=as_json,
             tables=[
                 table("Recipes", ("name", "for"), rows),
                 "`segkit recipes NAME` prints a recipe's keys and how it was measured",
@@ -75,4 +73,4 @@ def recipes(
     ]
     texts = [head, *lines] if key is None else lines
     printed = [line for text in texts for line in text.splitlines()]
-    emit(result, schema="segkit.recipes/1", as_json=as_json, tables=printed)
+    emit(result, schema="segkit.recipes/1", tables=printed)

@@ -7,7 +7,7 @@ import typer
 from segkit.storage import writable
 
 from .common import emit, table
-from .options import FORCE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION, SET_HELP, VERIFY_OPTION
+from .options import FORCE_OPTION, IMAGES_ROOT_OPTION, SET_HELP, VERIFY_OPTION
 from .progress import progress_bar
 
 
@@ -31,7 +31,6 @@ def relabel(
     verify_images: bool = VERIFY_OPTION,
     force: bool = FORCE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Map the classes of a shard set to another taxonomy by a table; no image is copied.
 
@@ -70,4 +69,4 @@ def relabel(
     ]
     columns = ("class before", "segments", "kept", "dropped")
     summary = table(str(relabeled.path), columns, rows)
-    emit(result, schema="segkit.relabel/1", as_json=as_json, tables=[summary])
+    emit(result, schema="segkit.relabel/1", tables=[summary])

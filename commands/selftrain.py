@@ -12,7 +12,6 @@ from .common import emit, note, table
 from .options import (
     DEVICE_OPTION,
     IMAGES_ROOT_OPTION,
-    JSON_OPTION,
     OVERRIDES_OPTION,
     complete_recipe,
     parse_data,
@@ -78,7 +77,6 @@ def selftrain(
     device: str = DEVICE_OPTION,
     overrides: list[str] = OVERRIDES_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Train on masks and boxes, turn the boxes into masks, train on these as well; repeat.
 
@@ -143,6 +141,5 @@ def selftrain(
             "seconds": round(time.monotonic() - started, 1),
         },
         schema="segkit.selftrain/1",
-        as_json=as_json,
         tables=[table(f"Self-training: {ending}", columns, rows), best["run"], best["masks"]],
     )

@@ -10,7 +10,7 @@ from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import local_path
 
 from .common import emit, note, stdout
-from .options import IMAGES_ROOT_OPTION, JSON_OPTION, SET_HELP, reject_unused
+from .options import IMAGES_ROOT_OPTION, SET_HELP, is_json, reject_unused
 
 _GRID = 9
 
@@ -48,7 +48,6 @@ def show(
         help="PNG file to write; by default, SET-v1.png in the current folder.",
     ),
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Draw images of a set with their segments: write a PNG, and show it in a terminal.
 
@@ -107,7 +106,7 @@ def show(
         shards, indices, min_score=min_score, predictions=predicted, captions=captions
     )
     save_png(drawing.picture, file)
-    if stdout.is_terminal and not as_json:
+    if stdout.is_terminal and not is_json():
         # asks the terminal which kinds of pictures it shows: kitty's, sixels or colored blocks
         from textual_image.renderable import Image
 
@@ -122,4 +121,4 @@ def show(
         "drawn": drawing.drawn,
         "min_score": min_score,
     }
-    emit(result, schema="segkit.show/1", as_json=as_json, tables=[str(drawing), str(file)])
+    emit(result, schema="segkit.show/1", tables=[str(drawing), str(file)])

@@ -12,7 +12,6 @@ from .common import emit, table
 from .options import (
     FORCE_OPTION,
     IMAGES_ROOT_OPTION,
-    JSON_OPTION,
     SET_HELP,
     VERIFY_OPTION,
     parse_choice,
@@ -62,7 +61,6 @@ def split(
     verify_images: bool = VERIFY_OPTION,
     force: bool = FORCE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Split a shard set into parts that refer to its images; no image is copied.
 
@@ -120,7 +118,6 @@ def split(
     emit(
         {"parts": results, "in_no_part": left},
         schema="segkit.split/1",
-        as_json=as_json,
         tables=[table(title, ("part", *columns), rows)],
     )
 

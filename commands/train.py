@@ -21,12 +21,12 @@ from .common import emit, note, print_line, table
 from .options import (
     DEVICE_OPTION,
     IMAGES_ROOT_OPTION,
-    JSON_OPTION,
     OVERRIDES_OPTION,
     complete_recipe,
+    is_quiet,
     parse_data,
 )
-from .progress import LINE_SECONDS, is_quiet, progress
+from .progress import LINE_SECONDS, progress
 
 if TYPE_CHECKING:
     from segkit.recipes.schema import Recipe
@@ -81,7 +81,6 @@ def train(
         "missing.",
     ),
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Train a model on one or several shard sets; each batch is of one of them.
 
@@ -113,7 +112,7 @@ def train(
         restart=restart,
     )
     if plan:
-        _plan(recipe, sets, out, options, as_json)
+        _plan(recipe, sets, out, options)
         return
     from segkit.training.preflight import check_training, encode_names, mask_policy_notes
 
@@ -153,7 +152,7 @@ def train(
     loss = "" if display.loss is None else f", running loss {display.loss:.3f}"
     line = f"{plural(manifest.steps, 'step')}{loss}, {result['seconds']:.0f} s"
     lines = line, f"{path.resolve()}"
-    emit(result, schema="segkit.train/1", as_json=as_json, tables=[*tables, *lines])
+    emit(result, schema="segkit.train/1", tables=[*tables, *lines])
 
 
 def _plan(
@@ -161,7 +160,6 @@ def _plan(
     sets: Sequence[tuple[str, float]],
     out: Path,
     options: "TrainOptions",
-    as_json: bool,
 ) -> None:
     """Print the plan of a run.
 
@@ -195,10 +193,7 @@ def _plan(
         tables.append(table(f"{parameters}; expected memory", ("of each process", "GiB"), rows))
     lacks = [f"missing {item.name}: {item.text}; {item.hint}" for item in plan.missing]
     emit(
-        plan.to_json(),
-        schema="segkit.plan/1",
-        as_json=as_json,
-        tables=[*tables, *(lacks or ["nothing is missing"])],
+        plan.to_json(), schema="segkit.plan/1", tables=[*tables, *(lacks or ["nothing is missing"])]
     )
 
 

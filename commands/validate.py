@@ -11,7 +11,7 @@ from segkit.errors import InputError, plural
 from segkit.parse import is_integer
 
 from .common import emit, table
-from .options import IMAGES_ROOT_OPTION, JSON_OPTION
+from .options import IMAGES_ROOT_OPTION
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ def validate(
         metavar="SET|RUN", help="A shard set or a run: DIR (its newest version) or DIR@v1."
     ),
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Check the files of a shard set or a run by their checksums, and what is in them.
 
@@ -47,7 +46,7 @@ def validate(
         checkpoints = interrupted_checkpoints(directory) if number is None else []
         if not checkpoints:
             raise
-        _report_checkpoints(directory, checkpoints, as_json=as_json)
+        _report_checkpoints(directory, checkpoints)
         return
     content: dict[str, Any] = {}
     with suppress(InputError):  # it becomes a violation
@@ -75,10 +74,10 @@ def validate(
     }
     counted = [plural(images, "image")] if images is not None else []
     title = f"{version}: {', '.join([*counted, plural(len(violations), 'violation')])}"
-    _report(fields, violations, notes, title, as_json=as_json)
+    _report(fields, violations, notes, title)
 
 
-def _report_checkpoints(directory: Path, checkpoints: list[Path], *, as_json: bool) -> None:
+def _report_checkpoints(directory: Path, checkpoints: list[Path]) -> None:
     """Check and report the checkpoints of an interrupted run."""
     from segkit.runs.check_run import check_checkpoint
     from segkit.runs.checkpoint_digests import has_digests
@@ -105,16 +104,11 @@ def _report_checkpoints(directory: Path, checkpoints: list[Path], *, as_json: bo
         plural(len(violations), "violation"),
     ]
     title = f"{directory}, interrupted: {', '.join(counts)}"
-    _report(fields, violations, notes, title, as_json=as_json)
+    _report(fields, violations, notes, title)
 
 
 def _report(
-    fields: dict[str, Any],
-    violations: "list[Violation]",
-    notes: list[str],
-    title: str,
-    *,
-    as_json: bool,
+    fields: dict[str, Any], violations: "list[Violation]", notes: list[str], title: str
 ) -> None:
     """Print violations and notes; exit code 1 if there is a violation."""
     counts = dict(sorted(Counter(violation.code for violation in violations).items()))
@@ -134,7 +128,6 @@ def _report(
     emit(
         result,
         schema="segkit.validate/1",
-        as_json=as_json,
         tables=[*lines, summary, *(f"note: {text}" for text in notes)],
     )
     if violations:

@@ -11,7 +11,6 @@ from segkit.errors import InputError, plural
 from segkit.taxonomy import Category, known_taxonomies, load_taxonomy, normalize
 
 from .common import emit, note, table
-from .options import JSON_OPTION
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,7 +24,7 @@ six."""
 
 
 @app.command("list")
-def list_(as_json: bool = JSON_OPTION) -> None:
+def list_() -> None:
     """List the shipped vocabularies.
 
     Example: segkit vocabulary list
@@ -38,12 +37,7 @@ def list_(as_json: bool = JSON_OPTION) -> None:
         things = sum(category.kind == "thing" for category in taxonomy.categories)
         rows.append((taxonomy.name, classes, things, classes - things))
     result = {"vocabularies": [dict(zip(keys, row, strict=True)) for row in rows]}
-    emit(
-        result,
-        schema="segkit.vocabularies/1",
-        as_json=as_json,
-        tables=[table("Vocabularies", keys, rows)],
-    )
+    emit(result, schema="segkit.vocabularies/1", tables=[table("Vocabularies", keys, rows)])
 
 
 @app.command()
@@ -51,7 +45,6 @@ def show(
     name: str = typer.Argument(
         metavar="NAME|FILE|SET", help="A shipped vocabulary, a file of classes, or a shard set."
     ),
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Show the classes of a vocabulary: id, name, kind, words, and whether an embedding exists.
 
@@ -68,12 +61,7 @@ def show(
     ]
     columns = ("id", "name", "kind", "words", "embedding")
     result = {**taxonomy.to_json(), "embedded": embedded}
-    emit(
-        result,
-        schema="segkit.vocabulary/1",
-        as_json=as_json,
-        tables=[table(taxonomy.name, columns, rows)],
-    )
+    emit(result, schema="segkit.vocabulary/1", tables=[table(taxonomy.name, columns, rows)])
 
 
 @app.command()
@@ -92,7 +80,6 @@ def encode(
         "--templates",
         help="Sentences around a name: photo, none, imagenet (CLIP's 80), or a text file.",
     ),
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Encode class names with a text encoder (extras minilm, clip, hf), and keep their embeddings.
 
@@ -149,7 +136,7 @@ def encode(
     line = f"{plural(len(new), 'word')} encoded by {encoding.name}"
     if existing := len({normalize(word) for word in words}) - len(new):
         line += f", {existing} had an embedding"
-    emit(result, schema="segkit.encode/1", as_json=as_json, tables=[f"{line}: {store.cache_file}"])
+    emit(result, schema="segkit.encode/1", tables=[f"{line}: {store.cache_file}"])
 
 
 def _note_misspelled(words: Sequence[str], known: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import typer
 from segkit.storage import writable_local
 
 from .common import emit, table
-from .options import DEVICE_OPTION, IMAGES_ROOT_OPTION, JSON_OPTION, SETTINGS_OPTION
+from .options import DEVICE_OPTION, IMAGES_ROOT_OPTION, SETTINGS_OPTION
 from .progress import progress_bar
 from .scoring import load_run_for
 
@@ -33,7 +33,6 @@ def bank(
     settings: list[str] = SETTINGS_OPTION,
     device: str = DEVICE_OPTION,
     images_root: list[str] = IMAGES_ROOT_OPTION,
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Collect the query embeddings of a frozen run on images of seen classes.
 
@@ -62,12 +61,7 @@ def bank(
     }
     rows = [*manifest.rows.items(), ("no-object", manifest.no_object)]
     title = f"Feature bank {path}"
-    emit(
-        result,
-        schema="segkit.zeroshot-bank/1",
-        as_json=as_json,
-        tables=[table(title, ("class", "queries"), rows)],
-    )
+    emit(result, schema="segkit.zeroshot-bank/1", tables=[table(title, ("class", "queries"), rows)])
 
 
 @app.command("train")
@@ -85,7 +79,6 @@ def train(
         metavar="KEY=VALUE",
         help="Change a setting of the second stage, such as generator=mlp or head=text_residual.",
     ),
-    as_json: bool = JSON_OPTION,
 ) -> None:
     """Train a generator and a class head, and publish the run with the new head.
 
@@ -126,9 +119,4 @@ def train(
         ("seen classes", len(content.seen_classes.names)),
         ("unseen classes", len(content.unseen_classes.names)),
     ]
-    emit(
-        result,
-        schema="segkit.zeroshot-train/1",
-        as_json=as_json,
-        tables=[table(f"Run {written}", ("", ""), rows)],
-    )
+    emit(result, schema="segkit.zeroshot-train/1", tables=[table(f"Run {written}", ("", ""), rows)])

@@ -14,7 +14,6 @@ def test_a_title_is_never_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     common.emit(
         {},
         schema="s/1",
-        as_json=False,
         tables=[common.table((path, "line two"), ("", "count"), [("a", 1)])],
     )
     assert screen.getvalue().splitlines()[:2] == [path, "line two"]
@@ -36,6 +35,6 @@ def test_names_in_brackets_are_printed_as_they_are(monkeypatch: pytest.MonkeyPat
     screen = io.StringIO()
     monkeypatch.setattr(common, "stdout", Console(file=screen, width=80))
     content = common.table("set [red]", ("class [/]", "%"), [("car[red]", 1.5), ("[/]", None)])
-    common.emit({}, schema="s/1", as_json=False, tables=[content, "work/[bold]/v1"])
+    common.emit({}, schema="s/1", tables=[content, "work/[bold]/v1"])
     for name in ("set [red]", "class [/]", "car[red]", "│ [/]", "work/[bold]/v1"):
         assert name in screen.getvalue()

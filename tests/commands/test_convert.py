@@ -105,7 +105,7 @@ def test_every_source_takes_its_own_and_the_common_options() -> None:
     optional["labelme"] = {"images", "labels"}
     commands = typer.main.get_group(app).commands
     assert {
-        name: {option.name for option in command.params} - common - {"quiet"}
+        name: {option.name for option in command.params} - common - {"as_json", "quiet"}
         for name, command in commands.items()
     } == source_options
     for name, command in commands.items():

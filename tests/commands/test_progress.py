@@ -4,6 +4,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
-from segkit.commands.progress import _Bar, _Rate, progress_bar, with_quiet
+from segkit.commands.options import is_json, is_quiet, with_output_options
+from segkit.commands.progress import _Bar, _Rate, progress_bar
 from segkit.shards.reader import ShardSet
 from tests.training.toy import write_recipe
 
@@ -158,7 +160,7 @@ def test_commands_on_sets_count_their_images(
     assert outputs[0][0].startswith(command.split()[0]) and not outputs[1]
 
 
-def test_every_command_has_quiet() -> None:
+def test_every_command_has_json_and_quiet() -> None:
     def leaves(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
         below = getattr(command, "commands", None)
         if below is None:
@@ -170,13 +172,16 @@ def test_every_command_has_quiet() -> None:
     assert ("convert", "coco") in commands and ("show",) in commands
     for path, command in commands.items():
         options = [option for parameter in command.params for option in parameter.opts]
-        assert "--quiet" in options, path
+        assert {"--json", "--quiet"} <= set(options), path
 
 
 def test_a_command_keeps_its_name_help_and_arguments() -> None:
-    def twice(number: int) -> int:
+    def twice(number: int) -> tuple[int, bool, bool]:
         """Double it."""
-        return 2 * number
+        return 2 * number, is_json(), is_quiet()
 
-    assert with_quiet(twice)(number=3, quiet=False) == 6
-    assert (with_quiet(twice).__name__, with_quiet(twice).__doc__) == ("twice", "Double it.")
+    run = with_output_options(twice)
+    for output in product((False, True), repeat=2):
+        assert run(number=3, as_json=output[0], quiet=output[1]) == (6, *output)
+        assert not is_json() and not is_quiet()
+    assert (run.__name__, run.__doc__) == ("twice", "Double it.")
