@@ -29,6 +29,7 @@ SETTINGS = (
     "data.scale_max=1.5",
     "data.zoom_probability=0.4",
     "inference.image_size=128",
+    "loss.box_prompts=0.1",
     "loss.dense=0",
     "model.backbone=resnet10t",
     "model.class_scale=10",
