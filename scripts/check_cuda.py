@@ -7,7 +7,7 @@ Compares losses, gradients, precisions, compiled, parallel and resumed training 
 measures speed and memory beside Hugging Face's Mask2Former. Everything runs on generated scenes;
 nothing is downloaded. Writes `--out`/cuda.json and cuda.md; the exit code is 1 where a check fails.
 A check that raises is one failed row, and the others still run. After `--limit` seconds no further
-check starts; those that are skipped count as failed.
+check starts, and the last one, `peer`, is stopped; what is skipped or stopped counts as failed.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> None:
         raise InputError(message, record="--device", hint="give --tiny, or use a GPU")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     options.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(device, TINY if options.tiny else FULL, options.out)
+    bench = Bench(device, TINY if options.tiny else FULL, options.out, options.limit)
     rows: list[Row] = []
     beginning = time.perf_counter()
     for name in options.only:

@@ -1,10 +1,9 @@
 """The device, sizes and generated sets of the checks of `check_cuda.py`."""
 
-import itertools
 import math
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,10 +100,29 @@ TINY = Sizes(
 
 
 class Bench:
-    """The device, the sizes and the generated sets that all checks share."""
+    """The device, the sizes and the generated sets that all checks share.
 
-    def __init__(self, device: torch.device, sizes: Sizes, out: Path) -> None:
+    Args:
+        device: what is checked.
+        sizes: how much is measured.
+        out: folder of everything that is written.
+        limit: seconds from now on in which the checks are to end.
+    """
+
+    layer: tuple[float, float] | None = None
+    """Seconds and peak MiB of a layer of deformable attention, once they have been measured."""
+    loaded: float | None = None
+    """Crops a second of the loader, once they have been measured."""
+
+    def __init__(
+        self, device: torch.device, sizes: Sizes, out: Path, limit: float = math.inf
+    ) -> None:
         self.device, self.sizes, self.out = device, sizes, out
+        self._end = time.monotonic() + limit
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the limit, at least 0; None without one."""
+        return max(0.0, self._end - time.monotonic()) if math.isfinite(self._end) else None
 
     @cached_property
     def panoptic(self) -> ShardSet:
@@ -190,6 +208,14 @@ class Bench:
 
 
 def read_batches(setup: TrainingSetup, count: int) -> list[tuple[int, Batch]]:
+    """The first batches of a setup."""
+    with load_batches(setup, count) as batches:
+        return list(batches)
+
+
+@contextmanager
+def load_batches(setup: TrainingSetup, count: int) -> Iterator[Iterator[tuple[int, Batch]]]:
+    """The first batches of a setup, as its workers load them."""
     mix = DataMix(setup.datasets, setup.recipe.data, seed=0)
     with closing(mix.batches(0, count)) as batches:
-        return list(itertools.islice(batches, count))
+        yield batches

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import timm
 import torch
-from cuda_bench import Bench, Row, read_batches
+from cuda_bench import Bench, Row, load_batches
 from forward_passes import record_inputs, replay
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,7 +27,12 @@ def against_mask2former(bench: Bench) -> Iterator[Row]:
     """A training step beside Hugging Face's Mask2Former: the table of bench_train.py."""
     script, table = Path(__file__).with_name("bench_train.py"), bench.out / "bench_train.md"
     command = [sys.executable, str(script), "--device", str(bench.device), *bench.sizes.bench]
-    subprocess.run([*command, "--markdown", str(table)], check=True, stdout=sys.stderr)
+    command += ["--markdown", str(table)]
+    try:
+        subprocess.run(command, check=True, stdout=sys.stderr, timeout=bench.seconds_left())
+    except subprocess.TimeoutExpired:
+        yield Row("peer", "stopped: the time is over", None)
+        return
     for line in table.read_text("utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if cells[0].isdecimal():
@@ -54,8 +59,10 @@ def deformable_attention(bench: Bench) -> Iterator[Row]:
         with torch.no_grad():
             yield Row(f"attention {precision}", "forward, ms", 1e3 * bench.seconds(forward))
         both = bench.seconds(lambda forward=forward: forward().backward())
+        peak = _peak(bench, lambda: forward().backward())
         yield Row(f"attention {precision}", "forward and backward, ms", 1e3 * both)
-        yield Row(f"attention {precision}", "peak, MiB", _peak(bench, lambda: forward().backward()))
+        yield Row(f"attention {precision}", "peak, MiB", peak)
+        bench.layer = both, peak  # of bf16, in the end, as the long run has it
 
 
 def inference(bench: Bench) -> Iterator[Row]:
@@ -82,16 +89,20 @@ def inference(bench: Bench) -> Iterator[Row]:
 
 
 def loader(bench: Bench) -> Iterator[Row]:
-    """Crops a second of the loader, beside what the long run's steps need."""
+    """Crops a second of the loader, from its first batch on."""
     setup = bench.setup(bench.panoptic, f"data.image_size={bench.sizes.large}", "data.workers=4")
-    started = time.perf_counter()
-    batches = read_batches(setup, bench.sizes.steps)
-    seconds = time.perf_counter() - started
-    yield Row("loader", "crops/s of 4 workers", len(batches) * bench.sizes.batch / seconds)
+    with load_batches(setup, bench.sizes.steps) as batches:
+        next(batches)  # its workers have started
+        started = time.perf_counter()
+        count = sum(1 for _ in batches)
+        seconds = time.perf_counter() - started
+    bench.loaded = count * bench.sizes.batch / seconds
+    yield Row("loader", "crops/s of 4 workers", bench.loaded)
 
 
 def long_run(bench: Bench) -> Iterator[Row]:
-    """Steps of a large model at a large size: speed after the first steps, and memory."""
+    """Steps of a large model at a large size: speed after the first steps, and memory; beside them
+    the loader, and the layers of deformable attention by themselves, where these are measured."""
     records: list[StepRecord] = []
     settings = [f"data.image_size={bench.sizes.large}", *_random_backbone(bench)]
     if bench.device.type == "cuda":
@@ -104,9 +115,18 @@ def long_run(bench: Bench) -> Iterator[Row]:
         on_step=records.append,
     )
     rates = sorted(record.samples_per_second for record in records[len(records) // 5 :])
-    yield Row(bench.sizes.recipe, "crops/s, median", rates[len(rates) // 2])
-    yield Row(bench.sizes.recipe, "memory, MiB", records[-1].memory_mib)
+    rate, memory = rates[len(rates) // 2], records[-1].memory_mib
+    yield Row(bench.sizes.recipe, "crops/s, median", rate)
+    yield Row(bench.sizes.recipe, "memory, MiB", memory)
     yield Row(bench.sizes.recipe, "loss of the last step", records[-1].loss)
+    if bench.loaded is not None:
+        yield Row("loader", "times as fast as the steps", bench.loaded / rate)
+    model = load_recipe(bench.sizes.recipe, bench.sizes.model).model
+    if bench.layer is not None and model.pixel_decoder == "deformable":
+        seconds, peak = (model.encoder_layers * value for value in bench.layer)
+        share = seconds * rate / bench.sizes.batch
+        yield Row("attention", "share of the time of a step", share)
+        yield Row("attention", "share of the memory of a step", peak / memory)
 
 
 def _peak(bench: Bench, work: Callable[[], object]) -> float:

@@ -7,6 +7,7 @@ import math
 import runpy
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -146,6 +147,34 @@ def test_failed_and_skipped_checks_are_rows(
     ]
     assert result["seconds"] == {"failing": 10, "passing": 10}
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_the_comparison_with_mask2former_stops_at_the_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    bench, speed = map(importlib.import_module, ("cuda_bench", "cuda_speed"))
+    late = bench.Bench(torch.device("cpu"), bench.TINY, tmp_path, limit=0.0)
+    (row,) = speed.against_mask2former(late)
+    assert (row.check, row.value, row.passed) == ("peer", None, False)
+
+
+def test_loader_and_attention_are_compared_with_the_steps_of_the_long_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Six layers of 10 ms and 100 MiB; steps of 2 crops, half a second and 1,000 MiB."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    bench, speed = map(importlib.import_module, ("cuda_bench", "cuda_speed"))
+    sizes = replace(bench.TINY, recipe="dataseg-r50", batch=2)
+    sets = bench.Bench(torch.device("cpu"), sizes, tmp_path)
+    sets.layer, sets.loaded = (0.01, 100.0), 8.0
+    record = SimpleNamespace(samples_per_second=4.0, memory_mib=1000.0, loss=1.0)
+    monkeypatch.setattr(sets, "train", lambda *_, on_step, **__: on_step(record), raising=True)
+    monkeypatch.setattr(speed, "_random_backbone", lambda bench: [])
+    rows = {(row.check, row.quantity): row.value for row in speed.long_run(sets)}
+    assert rows["loader", "times as fast as the steps"] == 2
+    assert rows["attention", "share of the time of a step"] == pytest.approx(6 * 0.01 / 0.5)
+    assert rows["attention", "share of the memory of a step"] == pytest.approx(0.6)
 
 
 def test_a_value_beyond_its_limit_fails(monkeypatch: pytest.MonkeyPatch) -> None:
