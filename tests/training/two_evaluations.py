@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from segkit import distributed
 from segkit.model.dataseg import DataSeg
@@ -29,7 +30,10 @@ def evaluate_toys(toys: ShardSet, recipe: Path, out: Path, *, shard: bool) -> di
     if shard:
         sharding.shard(model, torch.device("cpu"))
     evaluation.rows_per_shard = lambda images: PART
-    return evaluate_set(model, embeddings, toys, CONFIG, out / "picture.png")
+    metrics = evaluate_set(model, embeddings, toys, CONFIG, out / "picture.png")
+    for weight in model.parameters():
+        assert isinstance(weight, DTensor) == shard, "a gathered weight remains"
+    return metrics
 
 
 def main(toys: str, recipe: str, folder: str) -> None:
