@@ -51,7 +51,7 @@ from . import (
 from . import eval as eval_
 from .common import note, print_line, print_next_step
 from .next_steps import FIRST_STEPS
-from .options import has_force_option, with_output_options
+from .shared_options import has_force_option, with_output_options
 
 _ORDER = (
     *(

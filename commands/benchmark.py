@@ -12,7 +12,9 @@ from segkit.errors import plural
 from segkit.storage import writable_local
 
 from .common import emit, note, table
-from .options import (
+from .progress import progress_bar
+from .scoring import PredictionSource, tables, warn
+from .shared_options import (
     ADDRESS_OPTION,
     CHECKPOINT_DEVICE_OPTION,
     CHECKPOINT_OPTION,
@@ -26,8 +28,6 @@ from .options import (
     parse_workers,
     reject_unused,
 )
-from .progress import progress_bar
-from .scoring import PredictionSource, tables, warn
 
 if TYPE_CHECKING:
     from segkit.benchmark.objects365_instances import FileCheck

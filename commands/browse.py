@@ -13,8 +13,8 @@ from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import writable
 
 from .common import emit, note, print_line, table
-from .options import IMAGES_ROOT_OPTION, parse_choice, reject_unused
 from .progress import progress_bar
+from .shared_options import IMAGES_ROOT_OPTION, parse_choice, reject_unused
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet

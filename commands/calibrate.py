@@ -10,8 +10,8 @@ from segkit.errors import InputError, plural
 from segkit.storage import writable, writable_local
 
 from .common import emit, note, table, write_report
-from .options import DEVICE_OPTION, IMAGES_ROOT_OPTION
 from .progress import progress_bar
+from .shared_options import DEVICE_OPTION, IMAGES_ROOT_OPTION
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -24,7 +24,7 @@ from segkit.storage import is_remote
 from segkit.text.printable import printable
 
 from .next_steps import next_step
-from .options import is_json
+from .shared_options import is_json
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet

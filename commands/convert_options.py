@@ -11,7 +11,7 @@ import typer
 from segkit.errors import InputError
 from segkit.storage import is_remote
 
-from .options import FORCE_OPTION, PREVIEW_OPTION
+from .shared_options import FORCE_OPTION, PREVIEW_OPTION
 
 
 class ImagesBy(StrEnum):

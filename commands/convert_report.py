@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from segkit.errors import plural
 
 from .common import emit, note, print_line, table, write_preview
-from .options import is_json
+from .shared_options import is_json
 
 if TYPE_CHECKING:
     from rich.table import Table

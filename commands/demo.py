@@ -12,8 +12,8 @@ from segkit.extras import require_extra
 from segkit.storage import writable_local
 
 from .common import emit, print_line, table
-from .options import DEVICE_OPTION, is_quiet
 from .progress import progress
+from .shared_options import DEVICE_OPTION, is_quiet
 
 
 def demo(

@@ -3,8 +3,8 @@
 import typer
 
 from .common import emit, table
-from .options import SET_HELP
 from .progress import progress_bar
+from .shared_options import SET_HELP
 
 _MAX_CLASSES = 20
 

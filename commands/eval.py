@@ -12,7 +12,8 @@ from segkit.parse import read_lines
 from segkit.storage import location, writable_local
 
 from .common import emit, note, table
-from .options import (
+from .scoring import PredictionSource, tables, warn
+from .shared_options import (
     ADDRESS_OPTION,
     CHECKPOINT_DEVICE_OPTION,
     CHECKPOINT_OPTION,
@@ -28,7 +29,6 @@ from .options import (
     parse_workers,
     reject_unused,
 )
-from .scoring import PredictionSource, tables, warn
 
 if TYPE_CHECKING:
     from segkit.metrics.objects import IouType

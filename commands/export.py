@@ -11,8 +11,8 @@ from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import writable_local
 
 from .common import emit, note, table
-from .options import IMAGES_ROOT_OPTION
 from .progress import progress_bar
+from .shared_options import IMAGES_ROOT_OPTION
 
 if TYPE_CHECKING:
     from segkit.export.destination import ExportReport

@@ -5,8 +5,8 @@ import typer
 from segkit.errors import plural
 
 from .common import emit, table
-from .options import IMAGES_ROOT_OPTION
 from .progress import progress_bar
+from .shared_options import IMAGES_ROOT_OPTION
 
 _MAX_PAIRS = 20
 

@@ -12,7 +12,9 @@ from segkit.errors import InputError, plural
 from segkit.storage import location, writable_local
 
 from .common import emit, note, print_line, table, write_preview
-from .options import (
+from .progress import progress_bar
+from .scoring import load_run_for
+from .shared_options import (
     ADDRESS_OPTION,
     DEVICE_OPTION,
     DEVICES_OPTION,
@@ -28,8 +30,6 @@ from .options import (
     parse_workers,
     reject_unused,
 )
-from .progress import progress_bar
-from .scoring import load_run_for
 
 if TYPE_CHECKING:
     from segkit.shards.reader import ShardSet

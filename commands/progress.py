@@ -20,7 +20,7 @@ from segkit.progress import Advance
 from segkit.text.printable import printable
 
 from .common import print_line, stderr
-from .options import is_quiet
+from .shared_options import is_quiet
 
 LINE_SECONDS = 30.0
 """Between two lines where stderr is no terminal."""

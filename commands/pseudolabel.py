@@ -10,7 +10,8 @@ from segkit.errors import InputError, plural
 from segkit.storage import is_remote, writable
 
 from .common import emit, note, table, write_preview, write_report
-from .options import (
+from .progress import progress_bar
+from .shared_options import (
     ADDRESS_OPTION,
     DEVICE_OPTION,
     DEVICES_OPTION,
@@ -23,7 +24,6 @@ from .options import (
     parse_workers,
     reject_unused,
 )
-from .progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,7 @@ import typer
 from segkit.errors import InputError
 
 from .common import emit, table
-from .options import complete_recipe
+from .shared_options import complete_recipe
 
 
 def recipes(

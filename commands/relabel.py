@@ -7,8 +7,8 @@ import typer
 from segkit.storage import writable
 
 from .common import emit, table
-from .options import FORCE_OPTION, IMAGES_ROOT_OPTION, SET_HELP, VERIFY_OPTION
 from .progress import progress_bar
+from .shared_options import FORCE_OPTION, IMAGES_ROOT_OPTION, SET_HELP, VERIFY_OPTION
 
 
 def relabel(

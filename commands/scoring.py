@@ -10,8 +10,8 @@ from rich.table import Table
 from segkit.errors import InputError
 
 from .common import note, print_line, table
-from .options import Unused
 from .progress import progress_bar
+from .shared_options import Unused
 
 if TYPE_CHECKING:
     from segkit.metrics.predictions import Predictions

@@ -9,14 +9,14 @@ from segkit.extras import require_extra
 from segkit.storage import writable_local
 
 from .common import emit, note, table
-from .options import (
+from .progress import progress_bar
+from .shared_options import (
     DEVICE_OPTION,
     IMAGES_ROOT_OPTION,
     OVERRIDES_OPTION,
     complete_recipe,
     parse_data,
 )
-from .progress import progress_bar
 
 
 def selftrain(

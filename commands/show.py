@@ -10,7 +10,7 @@ from segkit.sample import MIN_DRAWN_SCORE
 from segkit.storage import local_path
 
 from .common import emit, note, stdout
-from .options import IMAGES_ROOT_OPTION, SET_HELP, is_json, reject_unused
+from .shared_options import IMAGES_ROOT_OPTION, SET_HELP, is_json, reject_unused
 
 _GRID = 9
 

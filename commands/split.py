@@ -9,7 +9,8 @@ from segkit.errors import InputError, plural
 from segkit.storage import writable
 
 from .common import emit, table
-from .options import (
+from .progress import progress_bar
+from .shared_options import (
     FORCE_OPTION,
     IMAGES_ROOT_OPTION,
     SET_HELP,
@@ -17,7 +18,6 @@ from .options import (
     parse_choice,
     reject_unused,
 )
-from .progress import progress_bar
 
 
 def _complete_split(incomplete: str) -> list[str]:

@@ -18,7 +18,8 @@ from segkit.storage import writable_local
 from segkit.text.printable import printable
 
 from .common import emit, note, print_line, table
-from .options import (
+from .progress import LINE_SECONDS, progress
+from .shared_options import (
     DEVICE_OPTION,
     IMAGES_ROOT_OPTION,
     OVERRIDES_OPTION,
@@ -26,7 +27,6 @@ from .options import (
     is_quiet,
     parse_data,
 )
-from .progress import LINE_SECONDS, progress
 
 if TYPE_CHECKING:
     from segkit.recipes.schema import Recipe

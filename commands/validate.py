@@ -11,8 +11,8 @@ from segkit.errors import InputError, plural
 from segkit.parse import is_integer
 
 from .common import emit, table
-from .options import IMAGES_ROOT_OPTION
 from .progress import progress_bar
+from .shared_options import IMAGES_ROOT_OPTION
 
 if TYPE_CHECKING:
     from segkit.shards.consistency import Violation

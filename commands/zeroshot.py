@@ -7,9 +7,9 @@ import typer
 from segkit.storage import writable_local
 
 from .common import emit, table
-from .options import DEVICE_OPTION, IMAGES_ROOT_OPTION, SETTINGS_OPTION
 from .progress import progress_bar
 from .scoring import load_run_for
+from .shared_options import DEVICE_OPTION, IMAGES_ROOT_OPTION, SETTINGS_OPTION
 
 app = typer.Typer(
     help="Train a class head for classes without examples, on the features of a frozen run.\n\n"

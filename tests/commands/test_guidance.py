@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from segkit.commands import next_steps
 from segkit.commands.app import app
-from segkit.commands.options import complete_recipe, complete_task, complete_vocabulary
+from segkit.commands.shared_options import complete_recipe, complete_task, complete_vocabulary
 from segkit.errors import InputError
 from segkit.extras import EXTRAS
 from segkit.recipes.load import known_recipes

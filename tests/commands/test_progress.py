@@ -14,8 +14,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from segkit.commands.app import app
-from segkit.commands.options import is_json, is_quiet, with_output_options
 from segkit.commands.progress import _Bar, _Rate, progress_bar
+from segkit.commands.shared_options import is_json, is_quiet, with_output_options
 from segkit.shards.reader import ShardSet
 from tests.training.toy import write_recipe
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from segkit.commands import app as program
 from segkit.commands.app import app
-from segkit.commands.options import parse_data
+from segkit.commands.shared_options import parse_data
 from segkit.errors import InputError
 from segkit.shards.reader import ShardSet
 from segkit.shards.versions import versions
