@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.images.check import IMAGE_EXTENSIONS
 from segkit.parse import is_id, nothing, parse_loosely
 from segkit.sample import Sample
@@ -339,8 +339,8 @@ def _notes(only_predicted: int, passed_over: Counter[str]) -> tuple[str, ...]:
     notes = []
     if only_predicted:
         notes.append(
-            f"{only_predicted} tasks have predictions but no annotation; "
-            f"{_TAKE_PREDICTIONS} takes their predictions"
+            f"{plural(only_predicted, 'task')} with predictions but no annotation; "
+            f"{_TAKE_PREDICTIONS} takes the predictions"
         )
     if passed_over:
         listed = ", ".join(f"{name} {count}" for name, count in passed_over.most_common(5))

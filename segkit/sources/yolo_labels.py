@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segkit import storage
-from segkit.errors import InputError
+from segkit.errors import InputError, plural
 from segkit.sources import drawn_shapes
 from segkit.sources.annotation_files import AnnotationFiles, read_all
 from segkit.sources.categories import build_taxonomy
@@ -119,8 +119,8 @@ def open_yolo(
         raise InputError(message, file=file, hint="check the folders of images and labels")
     if bare := len(images.records) - len(labels):
         notes += (
-            f"{bare} of {len(images.records) - images.orphans} images have no label file: "
-            "they count as images without objects",
+            "without a label file, an image counts as one without objects: "
+            f"{bare} of {plural(len(images.records) - images.orphans, 'image')}",
         )
     contents = (content for _, content in read_all(images.labels, labels))
     polygons = not (keypoints or boxes_only) and any(map(_has_polygons, contents))

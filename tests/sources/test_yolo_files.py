@@ -19,7 +19,7 @@ def test_images_without_labels_have_no_objects(tmp_path: Path) -> None:
         3,
         {"unlabelled-image": 2},
     )
-    assert "1 of 3 images have no label file" in report.notes[0]
+    assert "without objects: 1 of 3 images" in report.notes[0]
     assert [sample.id for sample in converted(open_yolo(yaml))] == ["C", "b", "sub/a"]
 
 
@@ -49,7 +49,7 @@ def test_names_of_labels_may_differ_in_case_and_unicode_form(tmp_path: Path, lis
         yaml.write_text(yaml.read_text().replace("images/train", "train.txt"))
     report = dry_run(open_yolo(yaml))
     assert (report.ledger.annotations.kept, report.ledger.annotations.input) == (4, 4)
-    assert "1 of 5 images have no label file" in report.notes[0]  # d.txt is that of d.jpg
+    assert "without objects: 1 of 5 images" in report.notes[0]  # d.txt is that of d.jpg
     found = {Path(s.id).name: len(s.segments) for s in converted(open_yolo(yaml))}
     assert found == {"A": 1, "K\u00fcche": 1, "b": 1, "d": 1, "D": 0}
 
