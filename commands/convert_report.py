@@ -41,6 +41,8 @@ def show(
     )
     if not is_json() and report.published is None:
         _print_defects(report)
+        for hint in list(dict.fromkeys(filter(None, (d.hint for d in report.defects))))[:1]:
+            print_line(hint)
     for line in () if is_json() else _notes(report):  # the JSON object holds them
         note(line)
     if message := _wrong_folder(report, source, option):
@@ -72,7 +74,7 @@ def _wrong_folder(report: "ConversionReport", source: "Source", option: str) -> 
     A defect with its own hint knows more.
     """
     images = report.ledger.images
-    if any(defect.hint for defect in report.defects):
+    if all(defect.hint for defect in report.defects):
         return None
     if images.input < 2 or images.dropped.get("missing-image") != images.input:
         return None

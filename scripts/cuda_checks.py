@@ -137,7 +137,7 @@ def resumed(bench: Bench) -> Iterator[Row]:
     continued, expected, again = (load_run(run).model.state_dict() for run in runs)
     repeated = _distance(again, expected)
     yield Row("repeat", "relative difference of the weights", repeated)
-    limit = max(1e-3, 3 * repeated)
+    limit = min(0.1, max(1e-3, 3 * repeated))
     yield Row("resume", "relative difference of the weights", _distance(continued, expected), limit)
 
 

@@ -1,4 +1,4 @@
-"""The two kinds of failure of a command, each with its exit code, and warnings for users."""
+"""Failures of a command, with their exit codes, and warnings for users."""
 
 from collections.abc import Sequence
 

@@ -89,7 +89,9 @@ def resolve_inside(root: Path, name: str) -> Path:
         link = _outward_link(root, name)
         if link is None:
             raise UnsafeNameError(message)
-        raise LinkError(f"{message}: {link} is a link to {os.path.realpath(link)}")
+        target = os.path.realpath(link)
+        missing = "" if link.exists() else ", which does not exist"
+        raise LinkError(f"{message}: {link} is a link to {target}{missing}")
     return root / name
 
 

@@ -67,6 +67,9 @@ def test_names_are_resolved_or_refused(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "out").symlink_to(tmp_path)
+    (root / "lost").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(LinkError, match=r"is a link to .*/nowhere, which does not exist"):
+        resolve_inside(root, "lost")
     assert resolve_inside(root, "a/b.jpg") == root / "a/b.jpg"
     for name in ("", "../a", "/a", "out/a", "out", "a\0", "C:a", "s3://a/b", "\ud800"):
         with pytest.raises(UnsafeNameError, match="leads out of") as error:

@@ -128,10 +128,16 @@ class TextResidualClassifier(TextClassifier):
 
 
 def _background_margin(prior: float, variance: float) -> float:
-    """What background's logit exceeds those of classes by, so that the mean of the sigmoid of
-    normal margins is about `prior`; exact for small ones, whose sigmoid is nearly the exponential.
-    """
-    return math.log((1 - prior) / prior) + variance / 2
+    """What background's logit exceeds those of classes by, on average, so that the sigmoid of
+    normally distributed margins has the mean `prior`, below 0.5."""
+    quantiles = torch.special.ndtri(torch.linspace(0, 1, 2002)[1:-1]) * math.sqrt(variance)
+    # a sigmoid is less than the exponential, whose mean is known
+    low, high = 0.0, math.log((1 - prior) / prior) + variance / 2
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        is_likely = (quantiles - middle).sigmoid().mean().item() > prior
+        low, high = (middle, high) if is_likely else (low, middle)
+    return high
 
 
 CLASS_HEADS: dict[str, type[TextClassifier | LinearTextClassifier]] = {

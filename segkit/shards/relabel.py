@@ -128,7 +128,7 @@ def relabel(
         if category.kind == "stuff" and class_map.get(category.id) in things
         if kept[names[category.id]]
     ]
-    if objects and data.manifest.kind != "semantic":
+    if objects and data.manifest.kind == "panoptic":
         verb = "becomes" if len(objects) == 1 else "become"
         message = f"stuff {short_list(objects)} {verb} things: each region counts as one object"
         warnings.warn(message, Notice, stacklevel=2)

@@ -67,11 +67,24 @@ def read_image(raw: bytes, number: int, path: Path) -> Image:
     return image
 
 
+class _Constant(str):
+    """NaN, Infinity or -Infinity, which JSON does not have."""
+
+
 def decode_message(error: msgspec.DecodeError, raw: bytes | msgspec.Raw) -> str:
-    """Why a record cannot be decoded; names a NaN or Infinity, which JSON does not have."""
-    constants: list[str] = []
-    parse_loosely(raw, constants.append)
-    return f"{constants[0]} is not JSON" if constants else str(error)
+    """Why a record cannot be decoded; names a NaN or Infinity and its key."""
+    value = parse_loosely(raw, _Constant)
+    for key, part in value.items() if isinstance(value, dict) else ():
+        if constant := _first_constant(part):
+            return f"{key}: {constant} is not JSON"
+    return str(error)
+
+
+def _first_constant(value: Any) -> str | None:
+    if isinstance(value, _Constant):
+        return value
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, map(_first_constant, parts)), None)
 
 
 def with_integers(value: Any, raw: bytes) -> bytes:

@@ -382,4 +382,6 @@ def _orphan_defect(raw: bytes, number: int, path: Path) -> Defect:
     code, message = "malformed-annotation", "no image_id"
     if is_id(owner):
         code, message = "unknown-image", f"image {owner} is not in the file's list"
+    elif owner is not None:
+        message = "its image_id is neither an integer nor text"
     return Defect(code, message, str(path), f"annotations[{number}]", None, value)

@@ -40,7 +40,7 @@ from segkit.sources.quarantine import (
 )
 from segkit.sources.record_images import exif_hint, read_record_image, stored_name
 from segkit.sources.resume import DISCARDED, ShardOutcome, finished_shard, resume_note
-from segkit.sources.source import Record, Source
+from segkit.sources.source import Record, RecordContent, Source
 from segkit.storage import StrPath, location
 from segkit.workers.process_pool import as_completed, available_cores, process_pool
 
@@ -297,7 +297,7 @@ class Conversion:
             names: Sequence[str] = ()
             picture = None
             try:
-                content, names, embedded = self.source.load(record)
+                content, names, embedded = RecordContent(*self.source.load(record))
                 tally.annotations_in.update(names)
                 images_by = self.options.images_by
                 picture = read_record_image(

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 
-from segkit.errors import plural, short_list
+from segkit.errors import short_list
 from segkit.sources.ledger import Tally
 from segkit.sources.source import Source
 from segkit.taxonomy import Category, Taxonomy
@@ -56,9 +56,9 @@ def _corner_notes(tally: Tally) -> list[str]:
     if 2 * corners <= kept:
         return []
     return [
-        f"{corners} of {plural(kept, 'box', 'boxes')} reach far beyond the image and fit into it "
-        "as corners x1, y1, x2, y2; a bbox of COCO is x, y, width, height: for corners, write "
-        "x2 - x1 and y2 - y1 in place of x2 and y2"
+        "boxes that reach far beyond the image and fit into it as corners x1, y1, x2, y2: "
+        f"{corners} of {kept}; a bbox of COCO is x, y, width, height: for corners, write x2 - x1 "
+        "and y2 - y1 in place of x2 and y2"
     ]
 
 

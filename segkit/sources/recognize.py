@@ -152,7 +152,7 @@ def _with_images(source: Source, path: Path, words: tuple[str, ...]) -> Source:
             try:
                 find_image(folder, record.candidates, record=f"image {record.id}")
             except ImageError as error:
-                clue = error.defect if error.defect.hint else clue
+                clue = clue or (error.defect if error.defect.hint else None)
                 continue
             return cast(Source, replace(cast(Any, source), images=folder))
     command = f"`segkit convert {shlex.join((*words, str(path)))} --images FOLDER`"
@@ -231,7 +231,8 @@ def _yolo_folder(path: Path, split: str | None) -> Recognition | None:
 
 def _split_folder(path: Path, split: str | None) -> Recognition | None:
     """The data set in the folder of a split, as Roboflow exports them."""
-    names = SPLITS.get(split, (split,)) if split else ()
+    known = {name for names in SPLITS.values() for name in names}
+    names = SPLITS.get(split, (split,) if split in known else ()) if split else ()
     folders = [path / name for name in names if (path / name).is_dir()]
     return next(filter(None, (_folder(folder, None) for folder in folders)), None)
 
@@ -267,7 +268,9 @@ def _annotation_folder(path: Path, split: str | None) -> Recognition | None:
         listed = ", ".join(str(file) for files in formats.values() for file in files[:3])
         missing = "" if split is None else f"no annotations in a folder {split!r}, but "
         message = f"has {missing}several annotation files ({listed})"
-        raise InputError(message, file=path, hint="give one of them")
+        is_split = any((path / name).is_dir() for names in SPLITS.values() for name in names)
+        hint = "give one of them, or --split train, val or test" if is_split else "give one of them"
+        raise InputError(message, file=path, hint=hint)
     _reject_split(split, path)
     command, (file,) = next(iter(formats.items()))
     if command == "voc-boxes":

@@ -164,7 +164,9 @@ def _device() -> str:
     import torch
 
     index = torchrun.local_rank()
-    return f"cuda:{index}" if index < torch.cuda.device_count() else "cpu"
+    # GPUs are counted even where the driver is too old for PyTorch to use them
+    is_usable = torch.cuda.is_available() and index < torch.cuda.device_count()
+    return f"cuda:{index}" if is_usable else "cpu"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The options of a training and of a self-training; imports no PyTorch."""
+"""Options of `segkit train` and `segkit selftrain`; imports no PyTorch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

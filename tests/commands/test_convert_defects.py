@@ -111,7 +111,10 @@ def test_if_no_image_exists_the_folder_is_reported_as_wrong(tmp_path: Path) -> N
     ]
     dry = convert_json(*arguments, "--dry-run", code=2)
     assert dry["images"]["dropped"] == {"missing-image": 3}
-    (tmp_path / "elsewhere" / "p1.jpg").rename(tmp_path / "images" / "p1.jpg")
+    (tmp_path / "elsewhere" / "p1.jpg").rename(tmp_path / "images" / "P1.JPG")
+    *_, last = segkit("convert", *arguments, "--out", tmp_path / "out").stderr.strip().splitlines()
+    assert last.endswith(wrong)  # one that differs in case does not say where the others are
+    (tmp_path / "images" / "P1.JPG").rename(tmp_path / "images" / "p1.jpg")
     *_, last = segkit("convert", *arguments, "--out", tmp_path / "out").stderr.strip().splitlines()
     assert "(and 1 more defect); put the file there" in last
     root = voc(tmp_path / "v", *voc_maps(), "2007_000001\n2007_000002\n")

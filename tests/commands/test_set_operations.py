@@ -202,15 +202,18 @@ def test_stuff_that_becomes_things_is_named(toy):
     categories = [{"id": n, "name": name, "kind": kind} for n, (name, kind) in enumerate(kinds)]
     (toy / "names.json").write_text(json.dumps({"name": "new", "categories": categories}))
 
-    def relabel_to(mapping: str) -> list[str]:
+    def relabel_to(mapping: str, data: Path = toy / "toy") -> list[str]:
         (toy / "map.csv").write_text(f"from,to\n{mapping}")
         options = ("--taxonomy", toy / "names.json", "--map", toy / "map.csv", "--out", toy / "new")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            run_json("relabel", toy / "toy", *options)
+            run_json("relabel", data, *options)
         return [str(warning.message) for warning in caught if warning.category is Notice]
 
     assert relabel_to("cat,dog\nsky,dog\n") == [
         "stuff 'sky' becomes things: each region counts as one object"
     ]
     assert relabel_to("cat,dog\nsky,fog\n") == relabel_to("cat,fog\nsky,\n") == []
+    header = Header(taxonomy=TAXONOMY, kind="instance", name="objects", command="t")
+    write_set(toy / "objects", toy_records(4), header)
+    assert relabel_to("cat,dog\nsky,dog\n", toy / "objects") == []  # each is an object already

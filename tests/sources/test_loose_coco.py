@@ -71,7 +71,7 @@ def test_a_number_that_json_lacks_is_named(
     report = dry_run(open_coco_instances(path, tmp_path / "images"))
     assert (report.defects[0].record, report.defects[0].message) == (
         record,
-        f"{number} is not JSON",
+        f"{key}: {number} is not JSON",
     )
 
 

@@ -181,8 +181,10 @@ def test_auto_takes_the_only_split_or_the_folder_of_a_split(tmp_path: Path) -> N
             recognition = recognize(tmp_path / name, split)
             assert recognition.words[2] == str(tmp_path / name / folder / part)
             assert dry_run(recognition.source).ledger.images.kept == 1
-    with pytest.raises(InputError, match="no annotations in a folder 'test', but several"):
-        recognize(tmp_path / "coco", "test")
+    for split in ("test", "..", ".", "../voc/train", str(tmp_path / "voc"), "train/images"):
+        with pytest.raises(InputError, match=r"; give one of them, or --split train") as error:
+            recognize(tmp_path / "coco", split)
+        assert f"no annotations in a folder {split!r}, but several" in str(error.value)
     for path in (tmp_path / "coco" / "valid", tmp_path / "voc"):
         with pytest.raises(InputError, match="no splits, but --split is 'test'; omit --split"):
             recognize(path, "test")

@@ -244,6 +244,13 @@ def test_each_process_encodes_on_its_gpu(
     assert encoders._device() == device
 
 
+def test_a_gpu_that_pytorch_cannot_use_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that is too old counts its GPUs nevertheless."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert encoders._device() == "cpu"
+
+
 @pytest.mark.parametrize("part", ["config.json", "tokenizer_config.json"])
 def test_code_that_comes_with_a_model_never_runs(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -1,4 +1,4 @@
-"""What a training publishes: the best step or the last, once its files are on the disk."""
+"""What a run publishes: the best step or the last, once its files are on the disk."""
 
 import shutil
 from collections.abc import Sequence
