@@ -297,6 +297,7 @@ class Conversion:
             names: Sequence[str] = ()
             picture = None
             try:
+                # sources of users may return pairs, without `embedded`
                 content, names, embedded = RecordContent(*self.source.load(record))
                 tally.annotations_in.update(names)
                 images_by = self.options.images_by
