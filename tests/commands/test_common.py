@@ -19,18 +19,6 @@ def test_a_title_is_never_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert screen.getvalue().splitlines()[:2] == [path, "line two"]
 
 
-@pytest.mark.parametrize(
-    ("count", "nouns", "expected"),
-    [
-        (0, ("image",), "0 images"),
-        (1, ("image",), "1 image"),
-        (2, ("class", "classes"), "2 classes"),
-    ],
-)
-def test_counts_agree_with_their_nouns(count: int, nouns: tuple[str, ...], expected: str) -> None:
-    assert common.plural(count, *nouns) == expected
-
-
 def test_names_in_brackets_are_printed_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(common, "stdout", Console(file=screen, width=80))
