@@ -41,7 +41,7 @@ def show(
     )
     if not is_json() and report.published is None:
         _print_defects(report)
-        for hint in list(dict.fromkeys(filter(None, (d.hint for d in report.defects))))[:1]:
+        if hint := next(filter(None, (defect.hint for defect in report.defects)), None):
             print_line(hint)
     for line in () if is_json() else _notes(report):  # the JSON object holds them
         note(line)

@@ -48,7 +48,7 @@ from segkit.training.trainer import Callbacks
 
 RECIPE = "dataseg-mini"
 STEPS = 6000
-"""About 40 minutes on two idle cores, 76 on one of a busy machine."""
+"""About 40 minutes on two idle cores, 80 on one of a busy machine."""
 SAMPLING_WEIGHTS = {"coco": 2.0, "camvid": 1.0, "standin": 2.0}
 CAMVID_VOID = 11
 

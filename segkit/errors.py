@@ -1,4 +1,4 @@
-"""Failures of a command, with their exit codes, and warnings for users."""
+"""Failures of a command, with their exit codes, warnings for users, and parts of their texts."""
 
 from collections.abc import Sequence
 

@@ -69,6 +69,8 @@ def _names_by_letters(folder: Path) -> dict[str, str]:
 class UnsafeNameError(ValueError):
     """A name leads out of its folder, or names no file."""
 
+    hint: str | None = None
+
 
 class LinkError(UnsafeNameError):
     """A symbolic link leads out of the folder."""

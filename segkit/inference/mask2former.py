@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from segkit.data.augment import Crop
 from segkit.inference.postprocess import VOID, LabeledMask, class_scores, encode, sum_by_label
-from segkit.inference.upscale import BAND
+from segkit.inference.upscale import chunks
 from segkit.masks import rle
 from segkit.recipes.schema import InferenceConfig
 from segkit.shards.manifest import Task
@@ -148,9 +148,8 @@ def _instances(
 def _regions(masks: Tensor, queries: Sequence[int], size: tuple[int, int]) -> dict[int, rle.Region]:
     """The regions in the image of some masks (N, h, w) bool."""
     regions: dict[int, rle.Region] = {}
-    chunk = max(1, BAND // (size[0] * size[1]))
-    for start in range(0, len(queries), chunk):
-        rows = queries[start : start + chunk]
+    for chunk in chunks(len(queries), size):
+        rows = queries[chunk]
         part = torch.stack([masks[row] for row in rows]).float()
         full = F.interpolate(part[None], size=size, mode="nearest")[0] == 1  # (rows, H, W)
         regions |= zip(rows, encode(full), strict=True)

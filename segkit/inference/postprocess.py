@@ -14,7 +14,7 @@ from torch import Tensor
 
 from segkit.criterion.merge_proposals import group_proposals, kept_rows, merge_masks
 from segkit.data.augment import Crop
-from segkit.inference.upscale import BAND, bands
+from segkit.inference.upscale import bands, chunks
 from segkit.masks import rle
 from segkit.model.text_classifier import best_class, class_probability
 from segkit.recipes.schema import ClassLoss, InferenceConfig
@@ -298,9 +298,8 @@ def _regions(mask_logits: Tensor, crop: Crop) -> list[tuple[rle.Region, float]]:
     """The region of each mask (N, h, w) in the image, and the mean probability within it."""
     height, width = crop.image_size
     regions: list[tuple[rle.Region, float]] = []
-    chunk = max(1, BAND // (height * width))
-    for start in range(0, len(mask_logits), chunk):
-        chunk_logits = mask_logits[start : start + chunk]
+    for chunk in chunks(len(mask_logits), crop.image_size):
+        chunk_logits = mask_logits[chunk]
         shape = (len(chunk_logits), height, width)
         masks = torch.empty(shape, dtype=torch.bool, device=chunk_logits.device)
         sums = chunk_logits.new_zeros(len(chunk_logits))

@@ -30,6 +30,13 @@ def bands(mask_logits: Tensor, crop: Crop, depth: int = 0) -> Iterator[tuple[sli
         yield rows, to_image(mask_logits, crop, rows)
 
 
+def chunks(count: int, size: tuple[int, int]) -> Iterator[slice]:
+    """Yield slices of `count` masks in turn: at most BAND pixels of (H, W), but at least a mask."""
+    step = max(1, BAND // (size[0] * size[1]))
+    for start in range(0, count, step):
+        yield slice(start, start + step)
+
+
 def to_image(mask_logits: Tensor, crop: Crop, rows: slice | None = None) -> Tensor:
     """Resize mask logits to the pixels of the original image.
 

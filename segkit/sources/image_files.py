@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from segkit import file_names, parse, storage
 from segkit.errors import InputError
-from segkit.file_names import LinkError, UnsafeNameError, require_utf8
+from segkit.file_names import UnsafeNameError, require_utf8
 from segkit.file_states import size_lookup
 from segkit.images.check import check_image
 from segkit.shards.versions import MANIFEST, versions
@@ -51,8 +51,8 @@ def resolve_inside(root: Path, name: str, *, record: str) -> Path:
     try:
         return file_names.resolve_inside(root, name)
     except UnsafeNameError as error:
-        hint = error.hint if isinstance(error, LinkError) else None
-        raise ImageError("unsafe-path", str(error), file=root, record=record, hint=hint) from error
+        message, hint = str(error), error.hint
+        raise ImageError("unsafe-path", message, file=root, record=record, hint=hint) from error
 
 
 def find_image(root: Path, candidates: tuple[str, ...], *, record: str) -> Path:

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ _HINT = (
 )
 _LISTED = ("cvat", "labelstudio")
 """Formats of one file whose commands take a list of classes."""
+_SPLIT_FOLDERS = frozenset(chain.from_iterable(SPLITS.values()))
 _Opener = Callable[[], Source]
 
 
@@ -231,8 +232,9 @@ def _yolo_folder(path: Path, split: str | None) -> Recognition | None:
 
 def _split_folder(path: Path, split: str | None) -> Recognition | None:
     """The data set in the folder of a split, as Roboflow exports them."""
-    known = {name for names in SPLITS.values() for name in names}
-    names = SPLITS.get(split, (split,) if split in known else ()) if split else ()
+    if split is None:
+        return None
+    names = SPLITS.get(split, (split,) if split in _SPLIT_FOLDERS else ())
     folders = [path / name for name in names if (path / name).is_dir()]
     return next(filter(None, (_folder(folder, None) for folder in folders)), None)
 
@@ -268,7 +270,7 @@ def _annotation_folder(path: Path, split: str | None) -> Recognition | None:
         listed = ", ".join(str(file) for files in formats.values() for file in files[:3])
         missing = "" if split is None else f"no annotations in a folder {split!r}, but "
         message = f"has {missing}several annotation files ({listed})"
-        is_split = any((path / name).is_dir() for names in SPLITS.values() for name in names)
+        is_split = any((path / name).is_dir() for name in _SPLIT_FOLDERS)
         hint = "give one of them, or --split train, val or test" if is_split else "give one of them"
         raise InputError(message, file=path, hint=hint)
     _reject_split(split, path)

@@ -92,7 +92,7 @@ def run_training(
     options: TrainOptions,
     callbacks: Callbacks,
 ) -> Path:
-    """Train with options that are one object; the rest of `train`, which describes all of it."""
+    """Do what `train` describes, with its options as one object."""
     setup = TrainingSetup.open(recipe, data, options)
     with distributed.process_group(setup.device):
         if options.resume:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.data.augment import full_image_crop
-from segkit.inference import mask2former, upscale
+from segkit.inference import upscale
 from segkit.inference.dense import dense_masks
 from segkit.inference.mask2former import mask2former_masks
 from segkit.inference.match_proposals import match_proposals
@@ -56,8 +55,7 @@ IS_THING = torch.arange(CLASSES) < CLASSES // 2
 def test_the_waits_of_an_image_are_few(
     process: Callable[..., list], task: Task, most: int, band: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (upscale, import_module("segkit.inference.postprocess"), mask2former):
-        monkeypatch.setattr(module, "BAND", band)
+    monkeypatch.setattr(upscale, "BAND", band)
     chunks = math.ceil(QUERIES / (band // (60 * 80))) if task == "instance" else 1
     tensors = (LOGITS, MASKS, CELLS) if process is dense_masks else (LOGITS, MASKS)
     expected = process(task, *tensors, CROP, IS_THING, CONFIG)
